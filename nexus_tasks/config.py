@@ -1,0 +1,204 @@
+"""The settings in force: `NX_*` from the environment, or from a `.env` file in the working directory.
+
+Everything that reads a setting calls `get_settings()`; `from nexus_tasks.config import settings` is the same object, for
+snippets and plugins. Secrets are `SecretStr`: they never show in `repr`, logs or messages.
+"""
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from nexus_tasks.states import Strategy
+
+if TYPE_CHECKING:
+    settings: "Settings"
+
+logger = logging.getLogger(__name__)
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message is one plain sentence per setting, naming it."""
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "must be a web address such as https://cdcs.example.org"
+        raise ValueError(msg)
+    if parts.username or parts.password:
+        msg = "must not hold a user name or password"
+        raise ValueError(msg)
+    return value.rstrip("/")
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+OptionalAddress = Annotated[WebAddress | None, BeforeValidator(_none_if_empty)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_none_if_empty)]
+OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
+OptionalNumber = Annotated[int | None, BeforeValidator(_none_if_empty)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; durations are in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    # --- the truth and the conveyor belt
+    NX_DATABASE_URL: SecretStr = Field(
+        default=SecretStr("postgresql://nexus@127.0.0.1:5432/nexus"), description="PostgreSQL, as a libpq URL"
+    )
+    NX_BROKER_URL: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey or RabbitMQ, as Celery reads it"
+    )
+    NX_RESULT_BACKEND_URL: OptionalSecret = Field(
+        default=None, description="where Celery keeps results; a redis:// broker serves as its own when this is not set"
+    )
+
+    # --- files
+    NX_INSTRUMENT_DATA_PATH: OptionalPath = Field(default=None, description="root of the microscope files, read only")
+    NX_DATA_PATH: Path = Field(default=Path("data"), description="previews, records and logs; shared by all workers")
+    NX_RECORDS_PATH: OptionalPath = Field(default=None, description="records; NX_DATA_PATH/records when not set")
+    NX_LOG_PATH: OptionalPath = Field(default=None, description="logs; NX_DATA_PATH/logs when not set")
+    NX_PLUGINS_PATH: Paths = Field(default=[], description="folders with destination plugins, separated by commas")
+
+    # --- delivery
+    NX_EXPORT_STRATEGY: Strategy = Field(default=Strategy.ALL, description="all, first_success or best_effort")
+    NX_TRIES: int = Field(default=3, ge=1, le=10, description="tries of one delivery inside one run")
+    NX_TRY_BACKOFF: float = Field(
+        default=8, gt=0, le=60, description="most seconds before the second try; doubles from try to try, with jitter"
+    )
+    NX_RETRY_DELAYS: Numbers = Field(
+        default=[60, 300, 900, 3600], description="seconds before a later run, by failed runs; the last one repeats"
+    )
+    NX_MAX_FAILURES: int = Field(
+        default=75, ge=1, description="failed attempts after which a delivery fails for good (75 is about 3 days)"
+    )
+    NX_DISPATCH_INTERVAL: float = Field(default=5, gt=0, description="seconds between two dispatches by beat")
+
+    # --- HTTP
+    NX_CONNECT_TIMEOUT: float = Field(default=5, gt=0, description="seconds to reach a service")
+    NX_CALL_DEADLINE: float = Field(default=60, gt=0, description="seconds that one call may take in all")
+    NX_CA_BUNDLE: OptionalPath = Field(default=None, description="certificates to trust, instead of the system's")
+
+    # --- CDCS
+    NX_CDCS_URL: OptionalAddress = None
+    NX_CDCS_TOKEN: OptionalSecret = None
+    NX_CDCS_TEMPLATE_TITLE: str = Field(default="Nexus Experiment Schema", description="the template records belong to")
+    NX_CDCS_WORKSPACE_TITLE: str = Field(default="Global Public Workspace", description="the workspace records go to")
+
+    # --- eLabFTW
+    NX_ELABFTW_URL: OptionalAddress = None
+    NX_ELABFTW_API_KEY: OptionalSecret = None
+    NX_ELABFTW_EXPERIMENT_CATEGORY: OptionalNumber = None
+    NX_ELABFTW_EXPERIMENT_STATUS: OptionalNumber = None
+
+    # --- LabArchives
+    NX_LABARCHIVES_URL: OptionalAddress = None
+    NX_LABARCHIVES_ACCESS_KEY_ID: OptionalText = None
+    NX_LABARCHIVES_ACCESS_PASSWORD: OptionalSecret = None
+    NX_LABARCHIVES_USER_ID: OptionalSecret = Field(default=None, description="the uid; whoever holds it acts as its user")
+    NX_LABARCHIVES_NOTEBOOK_ID: OptionalText = Field(default=None, description="without it, records go to the Inbox")
+
+    @field_validator("NX_DATABASE_URL")
+    @classmethod
+    def _postgresql_only(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgresql+psycopg"}:
+            msg = "must start with postgresql://"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("NX_BROKER_URL", "NX_RESULT_BACKEND_URL")
+    @classmethod
+    def _broker_scheme(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        known = {"redis", "rediss", "sentinel"}
+        known |= {"amqp", "amqps"} if info.field_name == "NX_BROKER_URL" else {"rpc", "db+postgresql+psycopg"}
+        if urlsplit(value.get_secret_value()).scheme not in known:
+            msg = f"must start with one of {', '.join(sorted(scheme + '://' for scheme in known))}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("NX_RETRY_DELAYS")
+    @classmethod
+    def _some_delays(cls, value: list[float]) -> list[float]:
+        if not value or min(value) < 0:
+            msg = "must be one or more numbers of seconds, separated by commas"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """The database for SQLAlchemy, with the driver named."""
+        return self.NX_DATABASE_URL.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker for Celery."""
+        return self.NX_BROKER_URL.get_secret_value()
+
+    @property
+    def result_backend_url(self) -> str:
+        """The result backend for Celery: the broker itself, unless named or a broker that cannot be one."""
+        if self.NX_RESULT_BACKEND_URL is not None:
+            return self.NX_RESULT_BACKEND_URL.get_secret_value()
+        if urlsplit(self.broker_url).scheme.startswith("amqp"):
+            raise SettingsError(
+                "NX_RESULT_BACKEND_URL is missing: a RabbitMQ broker keeps no results, name a redis:// address."
+            )
+        return self.broker_url
+
+    @property
+    def records_path(self) -> Path:
+        """Where record documents are kept."""
+        return self.NX_RECORDS_PATH or self.NX_DATA_PATH / "records"
+
+    @property
+    def log_path(self) -> Path:
+        """Where log files are written."""
+        return self.NX_LOG_PATH or self.NX_DATA_PATH / "logs"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `.env`; `overrides` win over both.
+
+    Raises `SettingsError`, one sentence for each setting that is wrong, without the value (it may be a secret).
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        sentences = [
+            f"{'.'.join(str(part) for part in item['loc'][:1])} {item['msg'].removeprefix('Value error, ')}."
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(sentences)) from None
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once; `get_settings.cache_clear()` reads them again."""
+    return load_settings()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "settings":
+        return get_settings()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

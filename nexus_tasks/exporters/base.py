@@ -1,0 +1,156 @@
+"""The plugin contract: everything that the author of a destination needs to read.
+
+A destination is a class with `name`, `priority`, `enabled`, `validate_config()` and `export(context)`, in one file under
+`nexus_tasks/exporters/destinations/`, in a folder named by `NX_PLUGINS_PATH`, or behind the entry-point group
+`nexus_tasks.destinations`. It knows nothing of Celery or of the database: `export` gets an `ExportContext`, talks to its
+service, and returns an `ExportResult` or raises one of the exceptions below. The interface is NexusLIMS's
+(`nexusLIMS.exporters.base`); what is optional here is marked so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+class ExportError(Exception):
+    """Why a record could not be exported; raise one of the three subclasses, in words that an operator can act on.
+
+    The message must carry no secret: it is stored in `upload_log`, logged and shown.
+    """
+
+
+class TransientError(ExportError):
+    """Time can mend it: the service is away, overloaded, or gave an answer that cannot be trusted.
+
+    `retry_after` is the least number of seconds to wait before the next try, where the service named one.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after)
+        self.message = message
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class PermanentError(ExportError):
+    """Time cannot mend it: the service refuses this record. It is not tried again unless somebody asks."""
+
+
+class ConfigurationError(ExportError):
+    """Every record would fail until somebody mends a setting: a wrong token, a template or notebook that is gone."""
+
+
+@dataclass
+class ExportResult:
+    """What one export came to. `success=False` counts as permanent; raise `TransientError` for what time can mend."""
+
+    success: bool
+    destination_name: str
+    record_id: str | None = None  # the destination's own identifier
+    record_url: str | None = None  # where a person opens it
+    error_message: str | None = None
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    metadata: dict[str, Any] = field(default_factory=dict)  # JSON, kept with the delivery
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One acquisition activity: its data files and, pairwise, their preview pictures (None where there is none)."""
+
+    files: tuple[Path, ...] = ()
+    previews: tuple[Path | None, ...] = ()
+
+
+class Checkpoint(Protocol):
+    """What was already created over there by an earlier try of this delivery, so that no try creates it twice."""
+
+    def get(self, step: str) -> str | None:
+        """The identifier that `step` has created earlier, or None."""
+        ...
+
+    def create(self, step: str, call: Callable[[], str]) -> str:
+        """The identifier of what `step` creates: remembered if an earlier try got it, else what `call()` returns.
+
+        Whatever `call` raises is raised, and nothing is remembered.
+        """
+        ...
+
+
+class MemoryCheckpoint:
+    """A checkpoint that lasts as long as the context: for plugins run outside a worker, and for tests."""
+
+    def __init__(self) -> None:
+        self._identifiers: dict[str, str] = {}
+
+    def get(self, step: str) -> str | None:
+        """See `Checkpoint.get`."""
+        return self._identifiers.get(step)
+
+    def create(self, step: str, call: Callable[[], str]) -> str:
+        """See `Checkpoint.create`."""
+        if step not in self._identifiers:
+            self._identifiers[step] = call()
+        return self._identifiers[step]
+
+
+@dataclass
+class ExportContext:
+    """One record, as a destination gets it."""
+
+    xml_file_path: Path  # the record, already checked against the SHA-256 it was built with
+    session_identifier: str
+    instrument_pid: str
+    dt_from: datetime  # session start, with time zone
+    dt_to: datetime  # session end, with time zone
+    user: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    previous_results: dict[str, ExportResult] = field(default_factory=dict)  # of destinations that it depends on
+    activities: list[Activity] = field(default_factory=list)
+    reservation_event: Any = None  # as NexusLIMS has it; always None when nexus-tasks built the record
+    checkpoint: Checkpoint = field(default_factory=MemoryCheckpoint)  # optional to use
+
+    def get_result(self, destination_name: str) -> ExportResult | None:
+        """What `destination_name` holds of this record, or None when it has not answered yet."""
+        return self.previous_results.get(destination_name)
+
+    def has_successful_export(self, destination_name: str) -> bool:
+        """Whether `destination_name` holds this record."""
+        result = self.get_result(destination_name)
+        return result is not None and result.success
+
+
+@runtime_checkable
+class ExportDestination(Protocol):
+    """What every destination has.
+
+    Optional, read where they are declared:
+
+    * `depends_on: tuple[str, ...]`: destinations whose results this one uses; it runs after them, and without their
+      results if they fail. Not declared: every enabled destination of higher priority.
+    * `requires: tuple[str, ...]`: as `depends_on`, but when one of these fails for good this one is skipped.
+    * `updates: bool`: `export` may be called again for a record it holds, and brings it up to date in place.
+    * `window: int`: how many records may be on their way to it at once, over all workers (default 16).
+    """
+
+    name: str  # lower case; also the queue `export.<name>`
+    priority: int  # 0 to 1000, higher goes first
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the settings that it needs are there."""
+        ...
+
+    def validate_config(self) -> tuple[bool, str | None]:
+        """Check the settings, without network: (True, None), or (False, one sentence that says what to mend)."""
+        ...
+
+    def export(self, context: ExportContext) -> ExportResult:
+        """Make the remote system hold the record; called again after a failure, in any worker.
+
+        Raises `TransientError`, `PermanentError` or `ConfigurationError`; any other exception counts as permanent.
+        """
+        ...

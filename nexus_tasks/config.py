@@ -1,7 +1,7 @@
 """The settings in force: `NX_*` from the environment, or from a `.env` file in the working directory.
 
-Everything that reads a setting calls `get_settings()`; `from nexus_tasks.config import settings` is the same object, for
-snippets and plugins. Secrets are `SecretStr`: they never show in `repr`, logs or messages.
+Everything that reads a setting calls `get_settings()`; `from nexus_tasks.config import settings` is the same object,
+for snippets and plugins. Secrets are `SecretStr`: they never show in `repr`, logs or messages.
 """
 
 import logging
@@ -114,7 +114,9 @@ class Settings(BaseSettings):
     NX_LABARCHIVES_URL: OptionalAddress = None
     NX_LABARCHIVES_ACCESS_KEY_ID: OptionalText = None
     NX_LABARCHIVES_ACCESS_PASSWORD: OptionalSecret = None
-    NX_LABARCHIVES_USER_ID: OptionalSecret = Field(default=None, description="the uid; whoever holds it acts as its user")
+    NX_LABARCHIVES_USER_ID: OptionalSecret = Field(
+        default=None, description="the uid; whoever holds it acts as its user"
+    )
     NX_LABARCHIVES_NOTEBOOK_ID: OptionalText = Field(default=None, description="without it, records go to the Inbox")
 
     @field_validator("NX_DATABASE_URL")
@@ -147,8 +149,8 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The database for SQLAlchemy, with the driver named."""
-        return self.NX_DATABASE_URL.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1)
+        """The database."""
+        return self.NX_DATABASE_URL.get_secret_value()
 
     @property
     def broker_url(self) -> str:
@@ -170,6 +172,11 @@ class Settings(BaseSettings):
     def records_path(self) -> Path:
         """Where record documents are kept."""
         return self.NX_RECORDS_PATH or self.NX_DATA_PATH / "records"
+
+    @property
+    def previews_path(self) -> Path:
+        """Where preview pictures are kept, in folders like those of the instrument data."""
+        return self.NX_DATA_PATH / "previews"
 
     @property
     def log_path(self) -> Path:

@@ -1,0 +1,176 @@
+"""`process_new_records`: claims the sessions that are to be built, builds their records, hands them over.
+
+The only module of the builder that knows the database, and the one place where the builder meets the delivery.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from nexus_tasks.builder.files import DataFolderError
+from nexus_tasks.builder.readers import FileReader
+from nexus_tasks.builder.record import SessionToBuild, build_record
+from nexus_tasks.config import SettingsError
+from nexus_tasks.db import sessions
+from nexus_tasks.db.engine import DatabaseError, transaction
+from nexus_tasks.db.rows import InstrumentRow, SessionRow
+from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.states import SessionStatus
+
+CLAIM_LEASE = timedelta(minutes=15)  # renewed before every file; far above the time limit for reading one
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionOutcome:
+    """What building one session came to; `problem` is one line when something has to be done about it."""
+
+    session_identifier: str
+    status: SessionStatus
+    problem: str | None = None
+
+
+class _ClaimGoneError(Exception):
+    """The claim expired while building, and another builder took the session."""
+
+
+def process_new_records(
+    deployment: Deployment | None = None,
+    *,
+    identifiers: Sequence[str] | None = None,
+    on_outcome: Callable[[SessionOutcome], None] = lambda _: None,
+) -> list[SessionOutcome]:
+    """Build every session that is `TO_BE_BUILT` (or those of `identifiers` that are), oldest first, and hand it over.
+
+    `on_outcome` hears of each as it is done. A session whose data folder cannot be read stays `TO_BE_BUILT`; one whose
+    record cannot be built becomes `ERROR`, one without files `NO_FILES_FOUND`. Any number of builders may run at once.
+    Raises `SettingsError` when there is no data root, `DatabaseError`.
+    """
+    deployment = deployment or Deployment.current()
+    data_root = deployment.settings.NX_INSTRUMENT_DATA_PATH
+    if data_root is None:
+        raise SettingsError("NX_INSTRUMENT_DATA_PATH is missing: name the folder that holds the microscope files.")
+    outcomes: list[SessionOutcome] = []
+    with FileReader() as reader:
+        while True:
+            with transaction(deployment.engine) as connection:
+                done = [outcome.session_identifier for outcome in outcomes]
+                claimed = sessions.claim(connection, identifiers, CLAIM_LEASE, passed_over=done)
+            if claimed is None:
+                return outcomes
+            outcome = _Build(*claimed, reader, data_root, deployment).run()
+            logger.log(
+                logging.WARNING if outcome.problem else logging.INFO,
+                "Session %s: %s%s",
+                outcome.session_identifier,
+                outcome.status,
+                f": {outcome.problem}" if outcome.problem else "",
+            )
+            outcomes.append(outcome)
+            on_outcome(outcome)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One claimed session on its way to a record."""
+
+    session: SessionRow
+    token: UUID
+    reader: FileReader
+    data_root: Path
+    deployment: Deployment
+
+    def run(self) -> SessionOutcome:
+        try:
+            record = self._record()
+        except DataFolderError as error:
+            return self._give_back(str(error))
+        except DatabaseError:
+            raise
+        except (_ClaimGoneError, ClaimLostError):
+            return self._outcome(self.session.status, "another builder has taken it over")
+        except Exception as error:
+            logger.exception("The record of session %s could not be built", self.session.session_identifier)
+            return self._end(SessionStatus.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
+        if record is None:
+            return self._end(SessionStatus.NO_FILES_FOUND, None)
+        try:
+            handed_over = export_records([record], self.deployment)
+        except ClaimLostError as error:
+            return self._outcome(self.session.status, str(error))
+        problem = handed_over.broker_problem
+        if not handed_over.destinations:
+            problem = "no destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`"
+        return self._outcome(SessionStatus.BUILT_NOT_EXPORTED, problem)
+
+    def _record(self) -> RecordToExport | None:
+        with transaction(self.deployment.engine) as connection:
+            instrument = sessions.get_instrument(connection, self.session.instrument_pid)
+        if instrument is None or instrument.filestore_path is None:
+            raise DataFolderError(
+                f"Instrument {self.session.instrument_pid} has no data folder: "
+                "name it with `nexus-tasks instruments add`."
+            )
+        to_build = _to_build(self.session, instrument, instrument.filestore_path)
+        built = build_record(
+            to_build,
+            data_root=self.data_root,
+            preview_root=self.deployment.settings.previews_path,
+            reader=self.reader,
+            heartbeat=self._renew,
+        )
+        if built is None:
+            return None
+        return RecordToExport(
+            session_identifier=self.session.session_identifier,
+            instrument_pid=self.session.instrument_pid,
+            dt_from=to_build.start,
+            dt_to=to_build.end,
+            timezone=instrument.timezone,
+            user=self.session.user,
+            title=built.title,
+            xml=built.xml,
+            activities=built.activities,
+            claim=self.token,
+        )
+
+    def _renew(self) -> None:
+        with transaction(self.deployment.engine) as connection:
+            if not sessions.renew(connection, self.session.session_identifier, self.token, CLAIM_LEASE):
+                raise _ClaimGoneError
+
+    def _give_back(self, problem: str) -> SessionOutcome:
+        with transaction(self.deployment.engine) as connection:
+            sessions.release(connection, self.session.session_identifier, self.token)
+        return self._outcome(SessionStatus.TO_BE_BUILT, problem)
+
+    def _end(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
+        with transaction(self.deployment.engine) as connection:
+            if sessions.release(connection, self.session.session_identifier, self.token):
+                sessions.set_status(connection, self.session.session_identifier, status)
+        return self._outcome(status, problem)
+
+    def _outcome(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
+        return SessionOutcome(self.session.session_identifier, status, problem)
+
+
+def _to_build(session: SessionRow, instrument: InstrumentRow, folder: str) -> SessionToBuild:
+    if session.start is None or session.end is None:
+        raise ValueError("its START or END event is missing in session_log")
+    zone = ZoneInfo(instrument.timezone)
+    return SessionToBuild(
+        identifier=session.session_identifier,
+        instrument_pid=session.instrument_pid,
+        instrument_name=instrument.display_name or session.instrument_pid,
+        folder=Path(folder),
+        user=session.user,
+        start=session.start.astimezone(zone),
+        end=session.end.astimezone(zone),
+        zone=zone,
+    )

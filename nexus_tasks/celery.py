@@ -1,0 +1,116 @@
+"""The Celery application: queues, routes, retry and recovery settings, the beat schedule. An app factory.
+
+`celery -A nexus_tasks worker` finds the app of this process as `nexus_tasks.app`. The settings below that are not
+Celery's defaults were chosen after killing workers and brokers under load; each says why.
+"""
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+from celery import Celery
+from celery.signals import after_setup_logger, worker_process_init
+from kombu.entity import Queue
+
+from nexus_tasks.config import Settings, get_settings
+from nexus_tasks.db.engine import forget_engines_after_fork
+from nexus_tasks.delivery import tasks
+from nexus_tasks.delivery.canvas import ARCHIVE, DISPATCH, EXPORT
+from nexus_tasks.exporters.registry import Registry, get_registry
+from nexus_tasks.monitoring.logs import write_log_files
+
+EXPORTS_QUEUE = "exports"  # finalize, dispatch, archive
+BUILDS_QUEUE = "builds"
+VISIBILITY_TIMEOUT_S = 3600  # a Redis message that is not acknowledged this long comes again
+RESULT_EXPIRES_S = 86_400  # results are for chords and for people looking; the truth is in PostgreSQL
+SOFT_SHUTDOWN_S = 90  # a worker that is told to stop waits this long for its HTTP calls
+ARCHIVE_INTERVAL_S = 60
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def get_app() -> Celery:
+    """The app of this process, made once from its settings."""
+    return create_app(get_settings(), get_registry())
+
+
+def create_app(settings: Settings, registry: Registry) -> Celery:
+    """Make an app with a queue and a task for each destination in `registry`."""
+    app = Celery("nexus_tasks", set_as_current=True)
+    app.conf.update(configuration(settings, registry))
+    tasks.register(app, registry)
+    return app
+
+
+def route(name: str, *_: Any, **__: Any) -> dict[str, str]:
+    """Each destination's task goes to the queue of its name, everything else to `exports`."""
+    return {"queue": name if name.startswith(EXPORT) else EXPORTS_QUEUE}
+
+
+def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
+    """What Celery is told."""
+    queues = [EXPORT + destination.name for destination in registry.destinations] + [EXPORTS_QUEUE, BUILDS_QUEUE]
+    return {
+        "broker_url": settings.broker_url,
+        "result_backend": settings.result_backend_url,
+        "timezone": "UTC",
+        # JSON only: a message can carry data, never code
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        # a worker without -Q takes all queues, those of plugins too
+        "task_queues": [Queue(name) for name in queues],  # type: ignore[no-untyped-call]
+        "task_default_queue": EXPORTS_QUEUE,
+        "task_create_missing_queues": True,
+        "task_routes": (route,),
+        # a message is acknowledged when its task has ended; one whose worker died comes again
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_throttle": 1,  # looks for them every 10 s instead of every 100 s
+            "socket_connect_timeout": 3,
+        },
+        # a broker or backend that restarts: workers wait for it, publishers give up within a second
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+        "result_backend_always_retry": True,
+        "result_backend_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+        },
+        "redis_socket_connect_timeout": 3,
+        "result_expires": RESULT_EXPIRES_S,
+        "result_extended": True,  # name and arguments beside the result
+        # stopping gently
+        "worker_soft_shutdown_timeout": SOFT_SHUTDOWN_S,
+        # Flower sees every task
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_track_started": True,
+        "worker_hijack_root_logger": True,
+        "beat_schedule": {
+            DISPATCH: {
+                "task": DISPATCH,
+                "schedule": settings.NX_DISPATCH_INTERVAL,
+                "options": {"expires": max(30.0, 2 * settings.NX_DISPATCH_INTERVAL)},  # none piles up
+            },
+            ARCHIVE: {"task": ARCHIVE, "schedule": ARCHIVE_INTERVAL_S, "options": {"expires": ARCHIVE_INTERVAL_S}},
+        },
+    }
+
+
+@after_setup_logger.connect  # type: ignore[untyped-decorator]
+def _log_to_files(**_: Any) -> None:
+    write_log_files(get_settings())
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _after_fork(**_: Any) -> None:
+    forget_engines_after_fork()

@@ -1,0 +1,209 @@
+"""The tables: `instruments`, `session_log`, `upload_log` with NexusLIMS's columns, and the rows of the delivery."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus, Strategy
+
+TIMESTAMP_WITH_ZONE = TIMESTAMP(timezone=True)
+_TO_BE_BUILT = text("record_status = 'TO_BE_BUILT'")
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can refer to it."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text(),
+        datetime: TIMESTAMP_WITH_ZONE,
+        dict[str, Any]: JSONB(),
+        list[dict[str, Any]]: JSONB(),
+        list[str]: ARRAY(Text()),
+        **dict.fromkeys((SessionStatus, Strategy, DeliveryState, RunState, AttemptState), Text()),
+    }
+
+
+def _one_of(column: str, states: type[Any]) -> CheckConstraint:
+    values = ", ".join(f"'{state.value}'" for state in states)
+    return CheckConstraint(f"{column} IN ({values})", name=column)
+
+
+class Instrument(Base):
+    """A microscope and where it stores its files."""
+
+    __tablename__ = "instruments"
+
+    instrument_pid: Mapped[str] = mapped_column(primary_key=True)
+    api_url: Mapped[str | None]
+    calendar_url: Mapped[str | None]
+    location: Mapped[str | None]
+    display_name: Mapped[str | None]
+    property_tag: Mapped[str | None]
+    filestore_path: Mapped[str | None]  # relative to NX_INSTRUMENT_DATA_PATH; none when others build its records
+    harvester: Mapped[str | None]
+    timezone: Mapped[str] = mapped_column(server_default="UTC")  # an IANA name
+
+
+class SessionLog(Base):
+    """The events of a session: one row for its start, one for its end, one for every record generated from it."""
+
+    __tablename__ = "session_log"
+    __table_args__ = (
+        CheckConstraint("event_type IN ('START', 'END', 'RECORD_GENERATION')", name="event_type"),
+        _one_of("record_status", SessionStatus),
+        Index(None, "session_identifier"),
+        Index("ix_session_log_to_be_built", "session_identifier", postgresql_where=_TO_BE_BUILT),
+    )
+
+    id_session_log: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    session_identifier: Mapped[str]
+    instrument: Mapped[str] = mapped_column(ForeignKey("instruments.instrument_pid"))
+    timestamp: Mapped[datetime]
+    event_type: Mapped[str]
+    record_status: Mapped[SessionStatus]
+    user: Mapped[str | None]
+
+
+class BuildClaim(Base):
+    """Which builder works on a session until when; a build holds a lease, not a status."""
+
+    __tablename__ = "build_claim"
+
+    session_identifier: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[UUID]
+    expires_at: Mapped[datetime]
+
+
+class Record(Base):
+    """One row per session, pointing to its current XML document."""
+
+    __tablename__ = "record"
+    __table_args__ = (_one_of("strategy", Strategy),)
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    session_identifier: Mapped[str] = mapped_column(unique=True)
+    instrument_pid: Mapped[str]
+    dt_from: Mapped[datetime]
+    dt_to: Mapped[datetime]
+    timezone: Mapped[str]
+    user: Mapped[str | None]
+    document: Mapped[str]  # file name, under NX_RECORDS_PATH or its `uploaded` folder
+    sha256: Mapped[str]
+    activities: Mapped[list[dict[str, Any]]]  # [{"files": [...], "previews": [... or null]}], pairwise, relative paths
+    strategy: Mapped[Strategy]  # frozen when it was handed over
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    archived_at: Mapped[datetime | None]
+
+
+class Delivery(Base):
+    """One record × one destination: what is still to do, and what the remote side holds."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("record_id", "destination"),
+        _one_of("state", DeliveryState),
+        # the planner's question: what is due for this destination, longest waiting first
+        Index("ix_delivery_unsettled", "destination", "id", postgresql_where=text("state IN ('pending', 'waiting')")),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    record_id: Mapped[int] = mapped_column(ForeignKey("record.id", ondelete="CASCADE"))
+    destination: Mapped[str]
+    priority: Mapped[int]  # these three are frozen when the record is handed over
+    depends_on: Mapped[list[str]]
+    requires: Mapped[list[str]]
+    state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)
+    failures: Mapped[int] = mapped_column(server_default="0")  # attempts that ended transient
+    next_attempt_at: Mapped[datetime | None]  # set while waiting
+    error_message: Mapped[str | None]  # why it waits, failed or was skipped
+    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # step → identifier, as the steps were done
+    remote_record_id: Mapped[str | None]
+    remote_record_url: Mapped[str | None]
+    remote_metadata: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    succeeded_at: Mapped[datetime | None]
+
+
+class Run(Base):
+    """One Celery canvas over deliveries of one record that were due together."""
+
+    __tablename__ = "run"
+    __table_args__ = (
+        _one_of("state", RunState),
+        Index("uq_run_open", "record_id", unique=True, postgresql_where=text("state = 'open'")),
+        Index(None, "record_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    record_id: Mapped[int] = mapped_column(ForeignKey("record.id", ondelete="CASCADE"))
+    state: Mapped[RunState] = mapped_column(server_default=RunState.OPEN)
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    closed_at: Mapped[datetime | None]
+
+
+class Attempt(Base):
+    """One delivery inside one run."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        UniqueConstraint("run_id", "delivery_id"),
+        _one_of("state", AttemptState),
+        Index("ix_attempt_open", "delivery_id", postgresql_where=text("state IN ('planned', 'started')")),
+        Index(None, "delivery_id"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"))
+    state: Mapped[AttemptState] = mapped_column(server_default=AttemptState.PLANNED)
+    tries: Mapped[int] = mapped_column(server_default="0")
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    error_message: Mapped[str | None]
+    result: Mapped[dict[str, Any] | None]  # what the task returned: identifiers and links
+
+
+class Destination(Base):
+    """A destination's health: how much it may be given, and since when and why it is left alone."""
+
+    __tablename__ = "destination"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    window: Mapped[int]  # open attempts it may have, over all workers
+    not_before: Mapped[datetime | None]  # paused until then
+    consecutive_failures: Mapped[int] = mapped_column(server_default="0")
+    reason: Mapped[str | None]
+
+
+class UploadLog(Base):
+    """What people read: one row for each attempt that the destination, or its settings, answered."""
+
+    __tablename__ = "upload_log"
+    __table_args__ = (
+        CheckConstraint("success IN (0, 1)", name="success"),
+        Index(None, "session_identifier", "timestamp"),
+        Index("ix_upload_log_failures", "timestamp", postgresql_where=text("success = 0")),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    session_identifier: Mapped[str]
+    destination_name: Mapped[str]
+    success: Mapped[int]
+    timestamp: Mapped[datetime]
+    record_id: Mapped[str | None]
+    record_url: Mapped[str | None]
+    error_message: Mapped[str | None]
+    metadata_json: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempt.id", ondelete="SET NULL"), unique=True)

@@ -1,0 +1,108 @@
+"""Queries about records: the document of a session, and which ones may be archived."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from nexus_tasks.db.models import Delivery, Record, SessionLog
+from nexus_tasks.db.rows import RecordRow
+from nexus_tasks.states import DeliveryState, SessionStatus, Strategy
+
+
+def add(
+    connection: Connection,
+    *,
+    session_identifier: str,
+    instrument_pid: str,
+    dt_from: datetime,
+    dt_to: datetime,
+    timezone: str,
+    user: str | None,
+    document: str,
+    sha256: str,
+    activities: list[dict[str, Any]],
+    strategy: Strategy,
+) -> int | None:
+    """Insert the record of a session and return its id; None when the session has one already."""
+    statement = insert(Record).values(
+        session_identifier=session_identifier,
+        instrument_pid=instrument_pid,
+        dt_from=dt_from,
+        dt_to=dt_to,
+        timezone=timezone,
+        user=user,
+        document=document,
+        sha256=sha256,
+        activities=activities,
+        strategy=strategy,
+    )
+    return connection.execute(
+        statement.on_conflict_do_nothing(index_elements=[Record.session_identifier]).returning(Record.id)
+    ).scalar_one_or_none()
+
+
+def of_session(connection: Connection, session_identifier: str) -> RecordRow | None:
+    """The record of a session."""
+    row = connection.execute(_RECORDS.where(Record.session_identifier == session_identifier)).one_or_none()
+    return RecordRow(*row) if row else None
+
+
+def get(connection: Connection, record_id: int) -> RecordRow:
+    """The record of that id."""
+    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id)).one())
+
+
+def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None) -> list[RecordRow]:
+    """The records of those sessions, or all."""
+    statement = _RECORDS.order_by(Record.dt_from, Record.id)
+    if identifiers is not None:
+        statement = statement.where(Record.session_identifier.in_(identifiers))
+    return [RecordRow(*row) for row in connection.execute(statement)]
+
+
+def lock(connection: Connection, record_id: int) -> RecordRow:
+    """The record, locked until the end of the transaction: verdicts about it are made one after the other."""
+    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id).with_for_update()).one())
+
+
+def archivable(connection: Connection, limit: int) -> list[RecordRow]:
+    """Records whose deliveries are all settled and whose session is completed, not archived yet."""
+    unsettled = select(Delivery.id).where(
+        Delivery.record_id == Record.id, Delivery.state.in_((DeliveryState.PENDING, DeliveryState.WAITING))
+    )
+    completed = select(SessionLog.id_session_log).where(
+        SessionLog.session_identifier == Record.session_identifier,
+        SessionLog.record_status == SessionStatus.COMPLETED,
+    )
+    statement = (
+        _RECORDS.where(Record.archived_at.is_(None), ~unsettled.exists(), completed.exists())
+        .order_by(Record.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [RecordRow(*row) for row in connection.execute(statement)]
+
+
+def archived(connection: Connection, record_id: int) -> None:
+    """Note that the document stands in the archive."""
+    connection.execute(update(Record).where(Record.id == record_id).values(archived_at=func.now()))
+
+
+_RECORDS = select(
+    Record.id,
+    Record.session_identifier,
+    Record.instrument_pid,
+    Record.dt_from,
+    Record.dt_to,
+    Record.timezone,
+    Record.user,
+    Record.document,
+    Record.sha256,
+    Record.activities,
+    Record.strategy,
+    Record.created_at,
+    Record.archived_at,
+)

@@ -1,0 +1,41 @@
+"""Draws a planned run as a Celery canvas: stages one after the other, finalize at the end.
+
+With CDCS and the two notebooks it is `chain(export.cdcs, chord(group(export.elabftw, export.labarchives), finalize))`.
+"""
+
+from dataclasses import dataclass
+
+from celery import Celery, Signature, chain, group
+
+EXPORT = "export."  # + the destination's name: the name of its task, and of its queue
+FINALIZE = "finalize"
+COLLECT = "collect"
+DISPATCH = "dispatch"
+ARCHIVE = "archive"
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that is committed, with its attempts by stage: (destination, attempt id)."""
+
+    run_id: int
+    session_identifier: str
+    stages: tuple[tuple[tuple[str, int], ...], ...]
+
+
+def canvas(app: Celery, run: OpenRun) -> Signature:
+    """The canvas of a run. Arguments are ids and the session's identifier, never contents or secrets."""
+    steps: list[Signature] = []
+    for stage in run.stages:
+        exports = [
+            app.signature(EXPORT + destination, kwargs={"attempt_id": attempt_id, "session": run.session_identifier})
+            for destination, attempt_id in stage
+        ]
+        if len(exports) == 1:
+            steps.append(exports[0])
+            continue
+        if steps and isinstance(steps[-1], group):  # a chord needs a body between two groups
+            steps.append(app.signature(COLLECT))
+        steps.append(group(exports))
+    steps.append(app.signature(FINALIZE, kwargs={"run_id": run.run_id, "session": run.session_identifier}))
+    return chain(*steps)

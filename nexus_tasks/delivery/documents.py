@@ -1,0 +1,79 @@
+"""Keeps record documents: immutable files named by their SHA-256, found in two places, checked when they are read."""
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from nexus_tasks.exporters.base import TransientError
+
+ARCHIVE_FOLDER = "uploaded"
+DIGEST_CHARACTERS = 16  # of the SHA-256 in a file name; the row holds all of it
+NAME_CHARACTERS = 120
+
+
+class DocumentError(TransientError):
+    """The document of a record is gone, or is not what was built; nothing is sent until somebody puts it back."""
+
+
+def sha256_of(content: bytes) -> str:
+    """The SHA-256 of a document, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def store(folder: Path, title: str, content: bytes) -> str:
+    """Write a document and return its file name; storing the same content again changes nothing.
+
+    It is complete or not there: written aside, flushed to disk, then renamed.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:NAME_CHARACTERS] or "record"
+    name = f"{readable}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
+    if any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
+        return name
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)
+    Path(file.name).rename(folder / name)
+    return name
+
+
+def locate(folder: Path, name: str, sha256: str) -> Path:
+    """The path of a document, verified; raises `DocumentError` when it is gone or has changed since it was built."""
+    for path in _places(folder, name):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        if sha256_of(content) != sha256:
+            raise DocumentError(
+                f"The record file {path} has changed since it was built (its SHA-256 differs): put the original back."
+            )
+        return path
+    raise DocumentError(
+        f"The record file {name} is neither in {folder} nor in its {ARCHIVE_FOLDER} folder: restore it."
+    )
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where a document stands, unverified: in the archive if it is there, else where it was stored."""
+    document, archived = _places(folder, name)
+    return archived if archived.is_file() else document
+
+
+def move_to_archive(folder: Path, name: str) -> bool:
+    """Move a document to the archive folder; False when it is in neither place. Repeatable."""
+    document, archived = _places(folder, name)
+    archived.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        document.rename(archived)
+    except FileNotFoundError:
+        return archived.is_file()
+    return True
+
+
+def _places(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name, folder / ARCHIVE_FOLDER / name

@@ -1,0 +1,165 @@
+"""`export_records`: the one call by which a builder hands records over to be exported.
+
+The record, its deliveries and the session's status are committed together; only then is anything published. When it has
+returned, the record will reach its destinations whatever dies: the broker may even be away.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from nexus_tasks.config import Settings
+from nexus_tasks.db import deliveries, destinations, records, sessions
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.rows import InstrumentRow, SessionRow
+from nexus_tasks.delivery import documents
+from nexus_tasks.delivery.dispatch import BrokerError, dispatch
+from nexus_tasks.delivery.freeze import freeze
+from nexus_tasks.delivery.settle import settle
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.registry import window_of
+from nexus_tasks.states import SessionStatus
+
+logger = logging.getLogger(__name__)
+
+
+class EnqueueError(Exception):
+    """A record cannot be taken over; the message says why and what to do."""
+
+
+class ClaimLostError(EnqueueError):
+    """Another builder has taken the session over meanwhile: this record is dropped, the other one counts."""
+
+
+@dataclass(frozen=True)
+class RecordToExport:
+    """A built record. `activities` is [{"files": [...], "previews": [... or None]}], pairwise, relative paths."""
+
+    session_identifier: str
+    instrument_pid: str
+    dt_from: datetime
+    dt_to: datetime
+    timezone: str  # IANA name; the destinations show times in it
+    user: str | None
+    title: str
+    xml: bytes
+    activities: list[dict[str, Any]] = field(default_factory=list)
+    claim: UUID | None = None  # the builder's claim on the session, given back in the same transaction
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What became of the hand-over. `broker_problem` is set when the messages could not go out yet."""
+
+    record_ids: tuple[int, ...]
+    destinations: tuple[str, ...]
+    broker_problem: str | None = None
+
+
+def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) -> HandedOver:
+    """Take records over, and send out what there is room for.
+
+    Handing the same record over again changes nothing. Raises `EnqueueError`, `DependencyCycleError` or
+    `DatabaseError`; the records before the one that failed are taken over all the same.
+    """
+    enabled = deployment.registry.enabled
+    frozen = freeze(enabled)
+    windows = {destination.name: window_of(destination) for destination in enabled}
+    record_ids = []
+    problem = None
+    try:
+        for record in to_export:
+            document = documents.store(deployment.settings.records_path, record.title, record.xml)
+            with transaction(deployment.engine) as connection:
+                destinations.ensure(connection, windows)
+                record_ids.append(_take_over(connection, record, document, deployment.settings, frozen))
+            settle(deployment.engine, record_ids[-1])  # one handed over before has the status that its rows say
+            logger.info(
+                "Session %s: record %s goes to %s",
+                record.session_identifier,
+                document,
+                ", ".join(windows) or "no destination: none is enabled",
+            )
+    finally:
+        if record_ids:
+            problem = _send(deployment)
+    return HandedOver(tuple(record_ids), tuple(windows), problem)
+
+
+def _take_over(
+    connection: Connection,
+    record: RecordToExport,
+    document: str,
+    settings: Settings,
+    frozen: Sequence[deliveries.FrozenDestination],
+) -> int:
+    if record.claim is not None and not sessions.release(connection, record.session_identifier, record.claim):
+        raise ClaimLostError(f"Another builder has taken over session {record.session_identifier}.")
+    _know_session(connection, record)
+    sha256 = documents.sha256_of(record.xml)
+    record_id = records.add(
+        connection,
+        session_identifier=record.session_identifier,
+        instrument_pid=record.instrument_pid,
+        dt_from=record.dt_from,
+        dt_to=record.dt_to,
+        timezone=record.timezone,
+        user=record.user,
+        document=document,
+        sha256=sha256,
+        activities=record.activities,
+        strategy=settings.NX_EXPORT_STRATEGY,
+    )
+    if record_id is None:
+        known = records.of_session(connection, record.session_identifier)
+        if known is None or known.sha256 != sha256:
+            raise EnqueueError(
+                f"Session {record.session_identifier} has a record with other contents already: "
+                "replacing a record is not possible yet."
+            )
+        return known.id
+    deliveries.add(connection, record_id, frozen)
+    sessions.record_generated(
+        connection, record.session_identifier, record.instrument_pid, record.user, datetime.now(UTC)
+    )
+    sessions.set_status(connection, record.session_identifier, SessionStatus.BUILT_NOT_EXPORTED)
+    return record_id
+
+
+def _know_session(connection: Connection, record: RecordToExport) -> None:
+    """Have rows for the session and its instrument: another builder's may never have been added here."""
+    if sessions.get_instrument(connection, record.instrument_pid) is None:
+        instrument = InstrumentRow(record.instrument_pid, None, None, None, record.timezone)
+        sessions.add_instrument(connection, instrument)
+    known = sessions.sessions(connection, [record.session_identifier])
+    if not known:
+        sessions.add_session(
+            connection,
+            SessionRow(
+                session_identifier=record.session_identifier,
+                instrument_pid=record.instrument_pid,
+                start=record.dt_from,
+                end=record.dt_to,
+                user=record.user,
+                status=SessionStatus.BUILT_NOT_EXPORTED,
+            ),
+        )
+    elif known[0].instrument_pid != record.instrument_pid:
+        raise EnqueueError(
+            f"Session {record.session_identifier} belongs to instrument {known[0].instrument_pid}, "
+            f"not to {record.instrument_pid}."
+        )
+
+
+def _send(deployment: Deployment) -> str | None:
+    try:
+        dispatch(deployment.app, deployment.engine)
+    except BrokerError as error:
+        logger.warning("%s", error)
+        return str(error)
+    return None

@@ -1,0 +1,47 @@
+"""Turns the enabled destinations into what is written down with a record: pure, called at enqueue."""
+
+from collections.abc import Sequence
+
+from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.exporters.base import ExportDestination
+
+
+class DependencyCycleError(Exception):
+    """Destinations depend on each other in a circle, so none of them could go first."""
+
+
+def freeze(destinations: Sequence[ExportDestination]) -> list[FrozenDestination]:
+    """The destinations with their dependencies, as this record will know them for ever.
+
+    `depends_on` is kept as far as it names destinations that are frozen too; a plugin that declares nothing depends on
+    all of higher priority. Raises `DependencyCycleError`.
+    """
+    names = {destination.name for destination in destinations}
+    frozen = []
+    for destination in destinations:
+        declared = getattr(destination, "depends_on", None)
+        if declared is None:
+            declared = [other.name for other in destinations if other.priority > destination.priority]
+        requires = tuple(getattr(destination, "requires", ()))
+        frozen.append(
+            FrozenDestination(
+                name=destination.name,
+                priority=destination.priority,
+                depends_on=tuple(name for name in declared if name in names and name not in requires),
+                requires=requires,
+            )
+        )
+    _refuse_cycles(frozen)
+    return frozen
+
+
+def _refuse_cycles(frozen: Sequence[FrozenDestination]) -> None:
+    waiting = {item.name: {*item.depends_on, *item.requires} for item in frozen}
+    while waiting:
+        free = [name for name, others in waiting.items() if not others & waiting.keys()]
+        if not free:
+            raise DependencyCycleError(
+                f"The destinations {', '.join(sorted(waiting))} depend on each other in a circle: change depends_on."
+            )
+        for name in free:
+            del waiting[name]

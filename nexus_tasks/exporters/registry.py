@@ -1,0 +1,173 @@
+"""Finds the destinations: those that ship, those in `NX_PLUGINS_PATH`, those behind the entry-point group.
+
+A plugin that does not import, or is not a destination, is reported and stops nothing.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import pkgutil
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nexus_tasks.config import get_settings
+from nexus_tasks.exporters import destinations as shipped
+from nexus_tasks.exporters.base import ExportDestination
+
+ENTRY_POINT_GROUP = "nexus_tasks.destinations"
+DEFAULT_WINDOW = 16  # records on their way to one destination at once, over all workers
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PluginProblem:
+    """Why a plugin takes no part."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Plugin {self.where} takes no part: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What was found, the highest priority first."""
+
+    destinations: tuple[ExportDestination, ...]
+    problems: tuple[PluginProblem, ...] = ()
+
+    def get(self, name: str) -> ExportDestination | None:
+        """The destination of that name."""
+        return next((destination for destination in self.destinations if destination.name == name), None)
+
+    @property
+    def enabled(self) -> list[ExportDestination]:
+        """Those whose settings are there."""
+        return [destination for destination in self.destinations if destination.enabled]
+
+
+@lru_cache(maxsize=1)
+def get_registry() -> Registry:
+    """The registry of this process, made once; `get_registry.cache_clear()` looks again."""
+    registry = discover(get_settings().NX_PLUGINS_PATH)
+    for problem in registry.problems:
+        logger.warning("%s", problem)
+    return registry
+
+
+def get_enabled_destinations() -> list[ExportDestination]:
+    """The destinations whose settings are there, the highest priority first."""
+    return get_registry().enabled
+
+
+def get_destination(name: str) -> ExportDestination | None:
+    """The destination of that name, enabled or not."""
+    return get_registry().get(name)
+
+
+def window_of(destination: ExportDestination) -> int:
+    """How many records may be on their way to it at once, over all workers."""
+    return int(getattr(destination, "window", DEFAULT_WINDOW))
+
+
+def discover(plugin_folders: Sequence[Path]) -> Registry:
+    """Import every place where a destination can be; what goes wrong becomes a problem, not an exception."""
+    found: dict[str, ExportDestination] = {}
+    problems: list[PluginProblem] = []
+    for source in _sources(plugin_folders):
+        try:
+            for destination in _destinations_in(source.load()):
+                _refuse_unfit(destination, found)
+                found[destination.name] = destination
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others go on
+            reason = str(error) if isinstance(error, _UnfitError) else f"{type(error).__name__}: {error}"
+            problems.append(PluginProblem(source.where, reason.splitlines()[0]))
+    ranked = sorted(found.values(), key=lambda destination: (-destination.priority, destination.name))
+    return Registry(tuple(ranked), tuple(problems))
+
+
+class _UnfitError(Exception):
+    """Something that was found is no destination."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One place where destinations can be."""
+
+    where: str
+    module: str | None = None
+    file: Path | None = None
+    reference: str | None = None  # of an entry point: module:attribute
+
+    def load(self) -> ModuleType | type:
+        if self.file is not None:
+            if not self.file.is_file():
+                raise FileNotFoundError(f"there is no such folder or file (NX_PLUGINS_PATH names {self.file})")
+            return _import_file(self.file)
+        module, _, attribute = (self.module or self.reference or "").partition(":")
+        loaded = importlib.import_module(module)
+        return getattr(loaded, attribute) if attribute else loaded
+
+
+def _sources(plugin_folders: Iterable[Path]) -> Iterator[_Source]:
+    for module in pkgutil.iter_modules(shipped.__path__, f"{shipped.__name__}."):
+        yield _Source(module.name, module=module.name)
+    for folder in plugin_folders:
+        if not folder.is_dir():
+            yield _Source(str(folder), file=folder)
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                yield _Source(str(file), file=file)
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        yield _Source(f"{entry.name} = {entry.value}", reference=entry.value)
+
+
+def _import_file(file: Path) -> ModuleType:
+    name = f"nexus_tasks_plugins.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _destinations_in(loaded: ModuleType | type) -> list[Any]:
+    """Instances of what looks like a destination: one class, or the classes that a module defines."""
+    if isinstance(loaded, type):
+        return [loaded()]
+    kinds = [
+        kind
+        for _, kind in sorted(inspect.getmembers(loaded, inspect.isclass))
+        if kind.__module__ == loaded.__name__ and all(hasattr(kind, part) for part in ("name", "priority", "export"))
+    ]
+    if not kinds:
+        raise _UnfitError("it defines no class with name, priority and export()")
+    return [kind() for kind in kinds]
+
+
+def _refuse_unfit(destination: Any, found: Collection[str]) -> None:
+    if not isinstance(destination, ExportDestination):
+        raise _UnfitError("it lacks one of name, priority, enabled, validate_config, export")
+    if not NAME.fullmatch(destination.name):
+        raise _UnfitError(f"its name {destination.name!r} must be lower-case letters, digits, '_' or '-'")
+    if destination.name in found:
+        raise _UnfitError(f"there is a destination named {destination.name!r} already")
+    if window_of(destination) < 1:
+        raise _UnfitError("its window must be at least 1")

@@ -1,0 +1,124 @@
+"""The state of sessions and their deliveries, read from the rows: `status`, `build --wait` and `demo` show it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from nexus_tasks.config import Settings
+from nexus_tasks.db import deliveries, records, runs, sessions
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.rows import DeliveryRow, RecordRow
+from nexus_tasks.delivery import documents
+from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
+
+RUNNING = "running"  # not stored: a delivery with an open attempt that a worker has begun
+
+
+@dataclass(frozen=True)
+class DeliveryStatus:
+    """One destination of a session. `attempts` counts those that were answered or are being made."""
+
+    destination: str
+    state: str
+    record_id: str | None
+    record_url: str | None
+    attempts: int
+    error_message: str | None
+    next_attempt_at: datetime | None
+    succeeded_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SessionView:
+    """One session with its record and deliveries, the first destination first."""
+
+    session_identifier: str
+    instrument_pid: str
+    record_status: SessionStatus
+    record: Path | None
+    handed_over_at: datetime | None
+    deliveries: tuple[DeliveryStatus, ...]
+    moving: bool  # something will happen without anybody's help and without waiting for a later try
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+        public = ("destination", "state", "record_id", "record_url", "attempts", "error_message", "next_attempt_at")
+        return {
+            "session_identifier": self.session_identifier,
+            "instrument": self.instrument_pid,
+            "record_status": self.record_status.value,
+            "record": str(self.record) if self.record else None,
+            "deliveries": [
+                {key: _plain(value) for key, value in asdict(delivery).items() if key in public}
+                for delivery in self.deliveries
+            ],
+        }
+
+
+def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None = None) -> list[SessionView]:
+    """Those sessions, or all, by start time; identifiers that are not known are left out."""
+    with transaction(engine) as connection:
+        found = sessions.sessions(connection, identifiers)
+        by_session = {
+            record.session_identifier: record
+            for record in records.of_sessions(connection, [session.session_identifier for session in found])
+        }
+        by_record = {
+            item.record_id: item.deliveries
+            for item in deliveries.of_records(connection, [record.id for record in by_session.values()])
+        }
+        attempts = {record_id: runs.attempts_of_record(connection, record_id) for record_id in by_record}
+        now = deliveries.clock(connection)
+    views = []
+    for session in found:
+        record = by_session.get(session.session_identifier)
+        rows = by_record.get(record.id, ()) if record else ()
+        made = attempts.get(record.id, []) if record else []
+        counted = Counter(row.delivery_id for row in made if row.state.logged or row.state is AttemptState.STARTED)
+        started = {row.delivery_id for row in made if row.state is AttemptState.STARTED}
+        in_a_run = any(not row.state.ended for row in made)
+        views.append(
+            SessionView(
+                session_identifier=session.session_identifier,
+                instrument_pid=session.instrument_pid,
+                record_status=session.status,
+                record=_document_path(record, settings),
+                handed_over_at=record.created_at if record else None,
+                deliveries=tuple(_delivery_status(row, counted, started) for row in rows),
+                moving=in_a_run or any(row.due(now) for row in rows) or _to_be_archived(record, rows, session.status),
+            )
+        )
+    return views
+
+
+def _delivery_status(row: DeliveryRow, counted: Counter[int], started: set[int]) -> DeliveryStatus:
+    return DeliveryStatus(
+        destination=row.destination,
+        state=RUNNING if row.id in started and not row.state.settled else row.state.value,
+        record_id=row.remote_record_id,
+        record_url=row.remote_record_url,
+        attempts=counted[row.id],
+        error_message=None if row.state is DeliveryState.SUCCEEDED else row.error_message,
+        next_attempt_at=row.next_attempt_at,
+        succeeded_at=row.succeeded_at,
+    )
+
+
+def _document_path(record: RecordRow | None, settings: Settings) -> Path | None:
+    if record is None:
+        return None
+    return documents.path_of(settings.records_path, record.document)
+
+
+def _to_be_archived(record: RecordRow | None, rows: Sequence[DeliveryRow], status: SessionStatus) -> bool:
+    done = status is SessionStatus.COMPLETED and all(row.state.settled for row in rows)
+    return record is not None and done and record.archived_at is None
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

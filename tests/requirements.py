@@ -1,0 +1,34 @@
+"""The rule for what a test needs and a machine may lack.
+
+Such a test is skipped and listed with its reason. Where nothing may be missing (continuous integration), the variable
+`NX_TEST_REQUIRE=all` makes it fail instead.
+"""
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+REQUIRE_VARIABLE = "NX_TEST_REQUIRE"
+
+
+def require(condition: object, reason: str) -> None:
+    """Go on only if `condition` holds; otherwise the test is skipped, or fails where everything is required."""
+    if condition:
+        return
+    if os.environ.get(REQUIRE_VARIABLE) == "all":
+        pytest.fail(f"{reason} ({REQUIRE_VARIABLE}=all)", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def require_program(name: str) -> str:
+    """The path of a program that the test runs."""
+    path = shutil.which(name)
+    require(path, f"the program {name} is not installed")
+    return str(path)
+
+
+def require_module(name: str, install: str) -> None:
+    """A module that the test uses; `install` is what to install for it."""
+    require(importlib.util.find_spec(name) is not None, f"the module {name} is missing: install {install}")

@@ -1,0 +1,176 @@
+"""Renders a record as HTML for notebooks: the one place that does; called by the eLabFTW and LabArchives destinations.
+
+Everything that comes from a lab (identifiers, names, file names) is escaped. The page stays within a size in bytes: the
+details always stand, then files are listed, then previews fill what is left, as data URIs.
+"""
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from nexus_tasks.exporters.base import Activity, ExportContext
+
+_RESERVE = 500  # bytes kept for the sentences that say what was left out
+_PICTURES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A preview that could be shown: its place in the record, its caption, and what it would take in the page."""
+
+    place: int
+    path: Path
+    caption: str
+    size: int
+
+    @property
+    def bytes_in_page(self) -> int:
+        return (self.size + 2) // 3 * 4 + 2 * len(escape(self.caption).encode()) + 150
+
+
+def cdcs_link(context: ExportContext) -> str | None:
+    """The web address of the record in CDCS, or None when CDCS does not hold it."""
+    result = context.get_result("cdcs")
+    if result is None or not result.success or not result.record_url:
+        return None
+    return result.record_url if urlsplit(result.record_url).scheme in {"http", "https"} else None
+
+
+def render_summary(
+    context: ExportContext, *, max_bytes: int, gallery: bool = False, files_root: Path | None = None
+) -> str:
+    """The record as an HTML fragment of at most `max_bytes` in UTF-8.
+
+    `gallery` adds the previews. File names are shown relative to `files_root` where they lie below it; of other files
+    only the name is shown. A page is never cut below its session details, however small `max_bytes` is.
+    """
+    page = _details(context) + _related(context)
+    page += _files(context.activities, files_root, max_bytes - _size(page) - _RESERVE)
+    if gallery:
+        page += _gallery(context.activities, max_bytes - _size(page) - _RESERVE)
+    return page
+
+
+def whole_document(fragment: str, title: str) -> str:
+    """`fragment` as a document of its own, for a file that a browser opens."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n</head>\n'
+        f"<body>\n{fragment}</body>\n</html>\n"
+    )
+
+
+def _details(context: ExportContext) -> str:
+    facts = {
+        "Session ID": context.session_identifier,
+        "Instrument": context.instrument_pid,
+        "User": context.user,
+        "Start": context.dt_from.isoformat(timespec="seconds"),
+        "End": context.dt_to.isoformat(timespec="seconds"),
+    }
+    items = [f"<strong>{name}</strong>: {escape(value)}" for name, value in facts.items() if value]
+    return f"<h1>NexusLIMS Microscopy Session</h1>\n\n<h2>Session Details</h2>\n{_list(items)}"
+
+
+def _related(context: ExportContext) -> str:
+    link = cdcs_link(context)
+    if link is None:
+        return ""
+    anchor = f'<a href="{escape(link)}">View in CDCS</a>'
+    return f"\n<h2>Related Records</h2>\n{_list([anchor])}"
+
+
+def _files(activities: list[Activity], root: Path | None, budget: int) -> str:
+    if not any(activity.files for activity in activities):
+        return ""
+    page, left_out = "\n<h2>Data Files</h2>\n", 0
+    budget -= _size(page)
+    for number, activity in enumerate(activities, start=1):
+        if not activity.files:
+            continue
+        heading = f"<h3>Activity {number} ({_counted(len(activity.files), 'file')})</h3>\n"
+        budget -= _size(heading + _list([]))
+        items = []
+        for path in activity.files:
+            item = escape(_shown(path, root))
+            budget -= _size(item) + len("  <li></li>\n")
+            if budget < 0:
+                break
+            items.append(item)
+        left_out += len(activity.files) - len(items)
+        if items:
+            page += heading + _list(items)
+    if left_out:
+        page += f"<p>{_counted(left_out, 'more file')} not listed here; the attached record names every file.</p>\n"
+    return page
+
+
+def _gallery(activities: list[Activity], budget: int) -> str:
+    pictures, left_out = _pictures(activities)
+    shown: list[tuple[_Picture, bytes]] = []
+    for picture in sorted(pictures, key=lambda candidate: candidate.size, reverse=True):
+        try:
+            content = picture.path.read_bytes() if picture.bytes_in_page <= budget else b""
+        except OSError:
+            content = b""
+        if len(content) == picture.size:
+            shown.append((picture, content))
+            budget -= picture.bytes_in_page
+        else:
+            left_out += 1
+    if not shown and not left_out:
+        return ""
+    page = "\n<h2>Previews</h2>\n"
+    for picture, content in sorted(shown, key=lambda pair: pair[0].place):
+        data = base64.b64encode(content).decode("ascii")
+        caption = escape(picture.caption)
+        kind = _PICTURES[picture.path.suffix.lower()]
+        page += (
+            f'<figure><img src="data:{kind};base64,{data}" alt="{caption}" style="max-width: 100%">'
+            f"<figcaption>{caption}</figcaption></figure>\n"
+        )
+    if left_out:
+        page += f"<p>{_counted(left_out, 'preview')} left out: too large for this page, or not readable.</p>\n"
+    return page
+
+
+def _pictures(activities: list[Activity]) -> tuple[list[_Picture], int]:
+    """The previews that a browser shows, and how many others there are."""
+    pictures, others = [], 0
+    pairs = [pair for activity in activities for pair in zip(activity.files, activity.previews, strict=False)]
+    for place, (data_file, preview) in enumerate(pairs):
+        if preview is None:
+            continue
+        try:
+            size = preview.stat().st_size
+        except OSError:
+            size = 0
+        if size and preview.suffix.lower() in _PICTURES:
+            pictures.append(_Picture(place, preview, data_file.name, size))
+        else:
+            others += 1
+    return pictures, others
+
+
+def _shown(path: Path, root: Path | None) -> str:
+    shown = path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
+    return shown.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _list(items: list[str]) -> str:
+    return "<ul>\n" + "".join(f"  <li>{item}</li>\n" for item in items) + "</ul>\n"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8"))

@@ -1,0 +1,116 @@
+"""Cuts an HTTP call at a total deadline; used by `exporters/http.py` around every call.
+
+The time-outs of requests count from one read to the next, so a server that drips one byte a second would hold a worker
+for ever. Here a timer shuts the call's socket down, whatever the call is doing: sending, waiting or reading. Reaching
+the host has a limit of its own, `NX_CONNECT_TIMEOUT` for each of its addresses.
+"""
+
+import socket
+import threading
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+_running: ContextVar["Deadline | None"] = ContextVar("nexus_tasks_http_deadline", default=None)
+
+
+class Deadline:
+    """`with Deadline(seconds) as deadline:` every socket used inside is shut down when the seconds are over.
+
+    `expired` says afterwards whether that happened: what was read then is not to be trusted, even if no error came.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.expired = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._token: Token[Deadline | None] | None = None
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._token = _running.set(self)
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._socket = None
+        if self._token is not None:
+            _running.reset(self._token)
+
+    def watch(self, connection_socket: socket.socket | None) -> None:
+        """Make `connection_socket` the one to shut down; at once, if the time is already over."""
+        with self._lock:
+            self._socket = connection_socket
+            if self.expired:
+                self._shut_down()
+
+    def _expire(self) -> None:
+        with self._lock:
+            self.expired = True
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):
+                # Not SSLSocket.shutdown: that takes the TLS layer away under the reader, who must see an end of file.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+def _watch(connection: HTTPConnection) -> None:
+    deadline = _running.get()
+    if deadline is not None and connection.sock is not None:
+        connection.sock.settimeout(deadline.seconds)  # urllib3 would send the body with the time-out for connecting
+        deadline.watch(connection.sock)
+
+
+class _WatchedConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _watch(self)  # a kept-alive connection does not connect again
+        super().request(*args, **kwargs)
+
+
+class _WatchedSecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _watch(self)
+        super().request(*args, **kwargs)
+
+
+class _WatchedPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedConnection
+
+
+class _WatchedSecurePool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedSecureConnection
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """A requests adapter whose connections obey the `Deadline` around the call; it keeps one connection alive."""
+
+    _pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _WatchedPool, "https": _WatchedSecurePool}
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """See `HTTPAdapter.init_poolmanager`."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools

@@ -1,0 +1,190 @@
+"""The calls of LabArchives's ELN API that an export makes; used by `destinations/labarchives.py`.
+
+Each returns what the answer names, or raises what LabArchives's error codes mean. Inserting a node is a GET over there,
+and the same name twice makes two nodes.
+"""
+
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from lxml import etree
+
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.http import open_session
+from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
+from nexus_tasks.exporters.labarchives_signature import signed
+
+ROOT = "0"  # the parent of a notebook's topmost folders
+SHORTEST_WAIT = 1.0  # seconds before a call is repeated, as its terms ask
+
+_SERVICE = Service(
+    "LabArchives",
+    "NX_LABARCHIVES_URL",
+    "NX_LABARCHIVES_ACCESS_KEY_ID, NX_LABARCHIVES_ACCESS_PASSWORD and NX_LABARCHIVES_USER_ID",
+)
+_TO_MEND = {
+    "4504": "the clock of this machine is wrong by more than two minutes; set it",
+    "4506": "check NX_LABARCHIVES_ACCESS_KEY_ID",
+    "4507": "check NX_LABARCHIVES_USER_ID",
+    "4509": "check NX_LABARCHIVES_NOTEBOOK_ID, and that the user may write to the notebook",
+    "4514": "check NX_LABARCHIVES_USER_ID",
+    "4520": "check NX_LABARCHIVES_ACCESS_PASSWORD",
+}
+_TOO_BIG = "4521"
+_TIME_CAN_MEND = {"4533", "4999"}  # session timeout, internal error
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The credentials of the calls: the key of the institution, and the user that they act as."""
+
+    access_key_id: str
+    password: str
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A folder or page in a notebook."""
+
+    tree_id: str
+    display_text: str
+    is_page: bool
+
+
+class LabArchivesApi:
+    """Calls to one LabArchives with one account; made for one export.
+
+    `url` is what `NX_LABARCHIVES_URL` says, with or without `/api`.
+    """
+
+    def __init__(self, url: str, account: Account) -> None:
+        base = url if urlsplit(url).path.rstrip("/").endswith("/api") else f"{url.rstrip('/')}/api"
+        secrets = (account.password, account.user_id, account.access_key_id)
+        self._session = open_session(_SERVICE, base, secrets=secrets)
+        self._account = account
+
+    def get_tree_level(self, notebook: str, parent: str) -> list[Node]:
+        """The folders and pages directly below `parent`."""
+        tree = self._call("GET", "tree_tools/get_tree_level", {"nbid": notebook, "parent_tree_id": parent})
+        return [
+            Node(_text(node, "tree-id"), _text(node, "display-text"), _text(node, "is-page") == "true")
+            for node in tree.iter("level-node")
+        ]
+
+    def insert_node(self, notebook: str, parent: str, display_text: str, *, is_folder: bool) -> str:
+        """The tree id of a new folder or page."""
+        parameters = {
+            "nbid": notebook,
+            "parent_tree_id": parent,
+            "display_text": display_text,
+            "is_folder": "true" if is_folder else "false",
+        }
+        return self._created("tree-id", "GET", "tree_tools/insert_node", parameters)
+
+    def add_text_entry(self, notebook: str, page: str, content: str) -> str:
+        """The id of a new entry that shows `content` (HTML) on a page."""
+        parameters = {"nbid": notebook, "pid": page, "part_type": "text entry"}
+        return self._created("eid", "POST", "entries/add_entry", parameters, form={"entry_data": content})
+
+    def add_attachment(self, name: str, content: bytes, caption: str, notebook: str | None, page: str | None) -> str:
+        """The id of a new entry that holds a file; without notebook and page it goes to the user's Inbox."""
+        parameters = {"filename": name, "caption": caption}
+        if notebook is not None and page is not None:
+            parameters |= {"nbid": notebook, "pid": page}
+        return self._created("eid", "POST", "entries/add_attachment", parameters, content=content)
+
+    def _created(
+        self,
+        element: str,
+        method: str,
+        path: str,
+        parameters: dict[str, str],
+        *,
+        form: dict[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> str:
+        tree = self._call(method, path, parameters, form=form, content=content, writes=True)
+        identifier = next((found.text.strip() for found in tree.iter(element) if found.text), "")
+        if not identifier:
+            raise TransientError(f"LabArchives answered without the id of what it made ({method} {path}).")
+        return identifier
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str],
+        *,
+        form: dict[str, str] | None = None,
+        content: bytes | None = None,
+        writes: bool = False,
+    ) -> etree._Element:
+        account = self._account
+        signing = signed(account.access_key_id, path.rpartition("/")[2], int(time.time() * 1000), account.password)
+        try:
+            answer = self._session.call(
+                method,
+                path,
+                params={**signing, "uid": account.user_id, **parameters},
+                data=form if content is None else content,
+                headers={} if content is None else {"Content-Type": "application/octet-stream"},
+                writes=writes,
+            )
+            return _checked(answer)
+        except TransientError as error:
+            error.retry_after = max(SHORTEST_WAIT, error.retry_after or 0.0)
+            raise
+
+
+def _checked(answer: Answer) -> etree._Element:
+    """The XML of an answer that is no error, in whichever shape."""
+    tree = _parsed(answer)
+    problem = None if tree is None else _problem(tree)
+    if problem is not None:
+        raise _meaning(answer, *problem)
+    if answer.status == 404:  # without an error code it is not LabArchives that speaks
+        raise wrong_address(answer)
+    if answer.status != 200:
+        raise refusal(answer)
+    if tree is None:
+        raise TransientError(f"LabArchives answered with something that is not XML ({answer.call}).")
+    return tree
+
+
+def _parsed(answer: Answer) -> etree._Element | None:
+    try:
+        return etree.fromstring(answer.body, _PARSER)
+    except etree.XMLSyntaxError:
+        return None
+
+
+def _problem(tree: etree._Element) -> tuple[str, str] | None:
+    """The error code and the description of an answer, whichever of its shapes it has; None when it is no error."""
+    for error in (tree, *tree):
+        if error.tag == "error" or error.find("error-code") is not None:
+            code = _text(error, "error-code") or _text(error, "code")
+            description = _text(error, "error-description") or _text(error, "msg") or (error.text or "")
+            return code.strip(), description.strip()
+    return None
+
+
+def _meaning(answer: Answer, code: str, description: str) -> ExportError:
+    said = plain_message(description, answer.secrets).rstrip(".")
+    what = f"LabArchives refused {answer.call} ({' '.join(part for part in ('error', code) if part)})"
+    what += f", it says: {said}" if said else ""
+    if code in _TO_MEND:
+        return ConfigurationError(f"{what}. To mend it: {_TO_MEND[code]}.")
+    if code == _TOO_BIG:
+        return PermanentError(f"{what}. The file is larger than LabArchives takes.")
+    if 400 <= answer.status < 500:  # its terms: such a call must not be repeated, whatever the code
+        return refusal(answer)
+    if code in _TIME_CAN_MEND or answer.status != 200:
+        return TransientError(f"{what}.", answer.retry_after)
+    return PermanentError(f"{what}.")
+
+
+def _text(element: etree._Element, child: str) -> str:
+    return (element.findtext(child) or "").strip()

@@ -1,0 +1,186 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nexus_tasks.exporters.base import (
+    ConfigurationError,
+    ExportContext,
+    ExportDestination,
+    ExportError,
+    PermanentError,
+    TransientError,
+)
+from nexus_tasks.exporters.destinations.cdcs import CDCSDestination
+from tests.unit.exporters.conftest import FakeServer, Received, Reply
+
+TEMPLATES = "/rest/template-version-manager/global/"
+WORKSPACES = "/rest/workspace/read_access/"
+RECORDS = "/rest/data/"
+
+
+class FakeCDCS:
+    """What CDCS answers: `record` is the answer to a POST, the ids are those of the template and the workspace."""
+
+    def __init__(self) -> None:
+        self.template = "41"
+        self.workspaces: list[dict[str, Any]] = [
+            {"id": 3, "title": "Other"},
+            {"id": 8, "title": "Global Public Workspace"},
+        ]
+        self.record: Callable[[dict[str, Any]], Reply] = lambda _: Reply(201, '{"id": 123, "title": "x"}')
+
+    def answer(self, received: Received) -> Reply:
+        title = "Nexus Experiment Schema"
+        if received.path == TEMPLATES:
+            old = {"id": 1, "title": title, "is_disabled": True, "current": "7"}
+            return Reply(200, json.dumps([old, {**old, "is_disabled": False, "current": self.template}]))
+        if received.path == WORKSPACES:
+            return Reply(200, json.dumps(self.workspaces))
+        assert received.call == f"POST {RECORDS}"
+        return self.record(json.loads(received.body))
+
+
+@pytest.fixture
+def cdcs(server: FakeServer, configure: Callable[..., None]) -> FakeCDCS:
+    configure(NX_CDCS_URL=server.url, NX_CDCS_TOKEN="t0ken")
+    fake = FakeCDCS()
+    server.answer = fake.answer
+    return fake
+
+
+def test_it_is_a_destination() -> None:
+    destination = CDCSDestination()
+    assert isinstance(destination, ExportDestination)
+    assert (destination.name, destination.priority, destination.depends_on) == ("cdcs", 100, ())
+
+
+def test_one_post_makes_the_record_in_its_workspace(server: FakeServer, cdcs: FakeCDCS, context: ExportContext) -> None:
+    result = CDCSDestination().export(context)
+    assert result.success
+    assert result.record_id == "123"
+    assert result.record_url == f"{server.url}/data?id=123"
+    assert result.metadata == {
+        "title": "2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123",
+        "template_id": "41",
+        "workspace_id": "8",
+    }
+    assert server.received[0].query == {"title": "Nexus Experiment Schema"}
+    post = server.received[-1]
+    assert post.headers["authorization"] == "Token t0ken"
+    assert post.headers["content-type"] == "application/json"
+    sent = json.loads(post.body)
+    assert sent.pop("xml_content").encode() == context.xml_file_path.read_bytes()
+    assert sent == {"template": "41", "workspace": "8", "title": result.metadata["title"]}
+
+
+def test_from_the_second_record_on_it_takes_one_call(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    destination = CDCSDestination()
+    destination.export(context)
+    server.received.clear()
+    destination.export(replace(context, checkpoint=type(context.checkpoint)()))
+    assert server.calls == [f"POST {RECORDS}"]
+
+
+def test_a_record_that_was_made_is_not_made_again(server: FakeServer, cdcs: FakeCDCS, context: ExportContext) -> None:
+    CDCSDestination().export(context)
+    server.received.clear()
+    assert CDCSDestination().export(context).record_id == "123"
+    assert server.calls == []
+
+
+def test_a_template_that_was_replaced_is_asked_for_again(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    def only_new(sent: dict[str, Any]) -> Reply:
+        if sent["template"] == "42":
+            return Reply(201, '{"id": 124}')
+        return Reply(400, '{"message": {"template": ["Invalid pk \\"41\\" - object does not exist."]}}')
+
+    destination = CDCSDestination()
+    destination.export(replace(context, checkpoint=type(context.checkpoint)()))
+    cdcs.record, cdcs.template = only_new, "42"
+    assert destination.export(context).metadata["template_id"] == "42"
+
+
+def test_a_template_that_stays_refused_is_a_matter_of_configuration(cdcs: FakeCDCS, context: ExportContext) -> None:
+    cdcs.record = lambda _: Reply(400, '{"message": {"workspace": ["Invalid pk."]}}')
+    with pytest.raises(ConfigurationError, match="NX_CDCS_TEMPLATE_TITLE"):
+        CDCSDestination().export(context)
+
+
+def test_titles_that_are_not_there_name_their_setting(
+    cdcs: FakeCDCS, context: ExportContext, configure: Callable[..., None]
+) -> None:
+    cdcs.workspaces = []
+    with pytest.raises(ConfigurationError, match="NX_CDCS_WORKSPACE_TITLE"):
+        CDCSDestination().export(context)
+    configure(NX_CDCS_TEMPLATE_TITLE="Another")
+    with pytest.raises(ConfigurationError, match="NX_CDCS_TEMPLATE_TITLE"):
+        CDCSDestination().export(context)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(500, '{"message": "Element Experiment: not expected."}'), PermanentError),
+        (Reply(500, '{"message": "string is too long for tsvector (1100000 bytes, max 1048575)"}'), PermanentError),
+        (Reply(500, '{"message": "The user doesn\'t have enough rights to publish."}'), ConfigurationError),
+        (Reply(500, '{"message": "server closed the connection unexpectedly"}'), TransientError),
+        (Reply(500, "<html><h1>Server Error (500)</h1></html>"), TransientError),
+        (Reply(500), TransientError),
+        (Reply(502, "<html>"), TransientError),
+        (Reply(503, '{"message": "whatever"}'), TransientError),
+        (Reply(429), TransientError),
+        (Reply(400, '{"message": {"title": ["Too long."]}}'), PermanentError),
+        (Reply(401, '{"detail": "Invalid token."}'), ConfigurationError),
+        (Reply(403, '{"detail": "Invalid token."}'), ConfigurationError),
+        (Reply(301, headers={"Location": "/rest/data"}), ConfigurationError),
+        (Reply(200, "[]"), TransientError),
+        (Reply(201, "<html>"), TransientError),
+        (Reply(201, "{}"), TransientError),
+    ],
+)
+def test_an_answer_that_is_no_201_is_told_apart(
+    cdcs: FakeCDCS, context: ExportContext, reply: Reply, kind: type[ExportError]
+) -> None:
+    cdcs.record = lambda _: reply
+    with pytest.raises(kind) as caught:
+        CDCSDestination().export(context)
+    assert "t0ken" not in str(caught.value)
+    assert context.checkpoint.get("record") is None
+
+
+def test_a_record_file_that_is_gone_is_named(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, tmp_path: Path
+) -> None:
+    with pytest.raises(PermanentError, match=r"gone\.xml"):
+        CDCSDestination().export(replace(context, xml_file_path=tmp_path / "gone.xml"))
+    assert server.calls == []
+
+
+def test_an_address_without_cdcs_is_a_matter_of_configuration(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    server.reply(404, "<html>Not Found</html>")
+    with pytest.raises(ConfigurationError, match=r"There is no CDCS at the address .* check NX_CDCS_URL"):
+        CDCSDestination().export(context)
+
+
+def test_its_settings_are_checked_without_network(configure: Callable[..., None]) -> None:
+    destination = CDCSDestination()
+    assert not CDCSDestination().enabled
+    assert destination.validate_config()[0] is False
+    configure(NX_CDCS_URL="https://cdcs.example.org/rest/", NX_CDCS_TOKEN="t")
+    assert destination.enabled
+    assert destination.validate_config() == (
+        False,
+        "NX_CDCS_URL must be the address of the site, without /rest at its end.",
+    )
+    configure(NX_CDCS_URL="https://cdcs.example.org/")
+    assert destination.validate_config() == (True, None)

@@ -1,0 +1,222 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nexus_tasks.exporters.base import (
+    ConfigurationError,
+    ExportContext,
+    ExportDestination,
+    ExportError,
+    ExportResult,
+    PermanentError,
+    TransientError,
+)
+from nexus_tasks.exporters.destinations.elabftw import ELabFTWDestination
+from tests.unit.exporters.conftest import FakeServer, Received, Reply
+
+CREATE = "POST /api/v2/experiments"
+UPLOAD = "POST /api/v2/experiments/57/uploads"
+PATCH = "PATCH /api/v2/experiments/57"
+INFO = "GET /api/v2/info"
+
+
+class FakeELabFTW:
+    """What eLabFTW answers, by call."""
+
+    def __init__(self) -> None:
+        base = "https://elsewhere.example.org/api/v2/experiments/57"
+        self.replies: dict[str, Reply] = {
+            INFO: Reply(200, '{"elabftw_version_int": 50311}'),
+            CREATE: Reply(201, headers={"Location": base}),
+            UPLOAD: Reply(201, headers={"Location": f"{base}/uploads/301"}),
+            PATCH: Reply(200, "{}"),
+        }
+
+    def answer(self, received: Received) -> Reply:
+        return self.replies[received.call]
+
+
+@pytest.fixture
+def elabftw(server: FakeServer, configure: Callable[..., None]) -> FakeELabFTW:
+    configure(NX_ELABFTW_URL=server.url, NX_ELABFTW_API_KEY="7-k3y")
+    fake = FakeELabFTW()
+    server.answer = fake.answer
+    return fake
+
+
+def sent(server: FakeServer, call: str) -> dict[str, Any]:
+    (received,) = [received for received in server.received if received.call == call]
+    values: dict[str, Any] = json.loads(received.body)
+    return values
+
+
+def test_it_is_a_destination() -> None:
+    destination = ELabFTWDestination()
+    assert isinstance(destination, ExportDestination)
+    assert (destination.name, destination.priority, destination.depends_on) == ("elabftw", 85, ("cdcs",))
+
+
+def test_an_experiment_holds_the_summary_tags_and_fields(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext, configure: Callable[..., None]
+) -> None:
+    configure(NX_ELABFTW_EXPERIMENT_CATEGORY=4, NX_ELABFTW_EXPERIMENT_STATUS=2)
+    link = "https://cdcs.example.org/data?id=5"
+    context.previous_results["cdcs"] = ExportResult(success=True, destination_name="cdcs", record_url=link)
+    result = ELabFTWDestination().export(context)
+    assert result.success
+    assert result.record_id == "57"
+    assert result.record_url == f"{server.url}/experiments.php?mode=view&id=57"
+    assert result.metadata == {"upload_id": "301", "cdcs_url": link}
+    experiment = sent(server, CREATE)
+    assert experiment["title"] == "NexusLIMS Experiment - 2025-01-27_10-30-15_abc123"
+    assert experiment["body"].startswith("<h1>NexusLIMS Microscopy Session</h1>")
+    assert link in experiment["body"]
+    assert experiment["tags"] == ["NexusLIMS", "FEI-Titan-TEM-012345", "jsmith"]
+    assert (experiment["category"], experiment["status"]) == (4, 2)
+    fields = experiment["metadata"]["extra_fields"]
+    assert {name: (field["type"], field["value"]) for name, field in fields.items()} == {
+        "Session ID": ("text", "2025-01-27_10-30-15_abc123"),
+        "Instrument": ("text", "FEI-Titan-TEM-012345"),
+        "User": ("text", "jsmith"),
+        "Start": ("datetime-local", "2025-01-27T10:30:15"),
+        "End": ("datetime-local", "2025-01-27T14:45:00"),
+        "CDCS URL": ("url", link),
+    }
+    assert fields["Start"]["description"] == "2025-01-27T10:30:15-05:00"
+    assert [field["position"] for field in fields.values()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_not_known_is_left_out(server: FakeServer, elabftw: FakeELabFTW, context: ExportContext) -> None:
+    ELabFTWDestination().export(replace(context, user=None))
+    experiment = sent(server, CREATE)
+    assert experiment["tags"] == ["NexusLIMS", "FEI-Titan-TEM-012345"]
+    assert set(experiment["metadata"]["extra_fields"]) == {"Session ID", "Instrument", "Start", "End"}
+    assert not {"category", "status"} & experiment.keys()
+
+
+def test_titles_and_tags_are_such_that_elabftw_takes_them(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    odd = replace(context, session_identifier="a\nb" + "c" * 300, instrument_pid="a|b", user=" NexusLIMS ")
+    ELabFTWDestination().export(odd)
+    experiment = sent(server, CREATE)
+    assert len(experiment["title"]) == 255
+    assert "\n" not in experiment["title"]
+    assert experiment["tags"] == ["NexusLIMS", "a b"]
+
+
+def test_requests_have_the_headers_that_elabftw_wants(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    ELabFTWDestination().export(context)
+    headers = {received.call: received.headers for received in server.received}
+    assert all(each["authorization"] == "7-k3y" for each in headers.values())
+    assert headers[CREATE]["content-type"] == "application/json"
+    assert headers[UPLOAD]["content-type"].startswith("multipart/form-data; boundary=")
+
+
+def test_the_record_is_attached_whole_even_at_a_second_try(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    good, elabftw.replies[UPLOAD] = elabftw.replies[UPLOAD], Reply(503)
+    destination = ELabFTWDestination()
+    with pytest.raises(TransientError):
+        destination.export(context)
+    elabftw.replies[UPLOAD] = good
+    destination.export(context)
+    assert server.calls == [INFO, CREATE, UPLOAD, UPLOAD]
+    for received in server.received[-2:]:
+        assert context.xml_file_path.read_bytes() in received.body
+        assert b'name="comment"' in received.body
+        assert b'filename="2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123.xml"' in received.body
+
+
+def test_from_the_second_record_on_it_takes_two_calls(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    destination = ELabFTWDestination()
+    destination.export(context)
+    server.received.clear()
+    destination.export(replace(context, checkpoint=type(context.checkpoint)()))
+    assert server.calls == [CREATE, UPLOAD]
+    assert len(server.connections) == 1
+
+
+def test_an_old_release_gets_body_and_metadata_in_a_patch(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    elabftw.replies[INFO] = Reply(200, '{"elabftw_version_int": 50100}')
+    ELabFTWDestination().export(context)
+    patch = sent(server, PATCH)
+    assert patch["body"].startswith("<h1>")
+    assert json.loads(patch["metadata"])["extra_fields"]["Session ID"]["value"] == context.session_identifier
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(401, '{"code": 401, "message": "Unauthorized", "description": "No key"}'), ConfigurationError),
+        (Reply(400, '{"code": 400, "message": "Bad Request", "description": "Tag refused"}'), PermanentError),
+        (Reply(400, '{"code": 400, "message": "Bad Request", "description": "Body too big"}'), PermanentError),
+        (Reply(500), TransientError),
+        (Reply(429), TransientError),
+        (Reply(201), TransientError),
+        (Reply(201, headers={"Location": "/login"}), TransientError),
+    ],
+)
+def test_a_refused_experiment_is_told_apart(
+    elabftw: FakeELabFTW, context: ExportContext, reply: Reply, kind: type[ExportError]
+) -> None:
+    elabftw.replies[CREATE] = reply
+    with pytest.raises(kind):
+        ELabFTWDestination().export(context)
+
+
+def test_a_key_that_is_refused_everywhere_is_a_matter_of_configuration(
+    elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    destination = ELabFTWDestination()
+    elabftw.replies[UPLOAD] = Reply(503)
+    with pytest.raises(TransientError):
+        destination.export(context)
+    elabftw.replies[UPLOAD] = elabftw.replies[INFO] = Reply(401)
+    with pytest.raises(ConfigurationError, match="NX_ELABFTW_API_KEY"):
+        destination.export(context)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "is it locked"), (403, "is it locked"), (404, "deleted"), (422, "archived")]
+)
+def test_an_experiment_that_cannot_be_changed_is_no_matter_of_configuration(
+    elabftw: FakeELabFTW, context: ExportContext, status: int, said: str
+) -> None:
+    elabftw.replies[UPLOAD] = Reply(status)
+    with pytest.raises(PermanentError, match=said):
+        ELabFTWDestination().export(context)
+
+
+def test_an_address_without_elabftw_is_a_matter_of_configuration(elabftw: FakeELabFTW, context: ExportContext) -> None:
+    elabftw.replies[INFO] = Reply(404)
+    with pytest.raises(ConfigurationError, match="check NX_ELABFTW_URL"):
+        ELabFTWDestination().export(context)
+
+
+def test_its_settings_are_checked_without_network(configure: Callable[..., None]) -> None:
+    destination = ELabFTWDestination()
+    assert not ELabFTWDestination().enabled
+    configure(NX_ELABFTW_URL="https://elab.example.org/api/v2")
+    assert destination.validate_config() == (
+        False,
+        "NX_ELABFTW_API_KEY is missing: eLabFTW needs NX_ELABFTW_URL and NX_ELABFTW_API_KEY.",
+    )
+    configure(NX_ELABFTW_API_KEY="7-key")
+    assert destination.enabled
+    assert destination.validate_config() == (
+        False,
+        "NX_ELABFTW_URL must be the address of the site, without /api/v2 at its end.",
+    )
+    configure(NX_ELABFTW_URL="https://elab.example.org")
+    assert destination.validate_config() == (True, None)

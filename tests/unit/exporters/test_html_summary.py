@@ -1,0 +1,120 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from nexus_tasks.exporters.base import Activity, ExportContext, ExportResult
+from nexus_tasks.exporters.html_summary import cdcs_link, render_summary, whole_document
+
+PLENTY = 1_000_000
+
+
+@pytest.fixture
+def linked(context: ExportContext) -> ExportContext:
+    result = ExportResult(success=True, destination_name="cdcs", record_url="https://cdcs.example.com/data?a=1&id=123")
+    return replace(context, previous_results={"cdcs": result}, activities=[])
+
+
+def pictures(folder: Path, *sizes: int) -> list[Activity]:
+    previews = []
+    for number, size in enumerate(sizes):
+        previews.append(folder / f"p{number}.png")
+        previews[-1].write_bytes(b"x" * size)
+    return [Activity(tuple(Path(f"f{number}.dm3") for number in range(len(sizes))), tuple(previews))]
+
+
+def test_the_summary_reads_as_nexuslims_shows_it(linked: ExportContext) -> None:
+    assert render_summary(linked, max_bytes=PLENTY) == (
+        "<h1>NexusLIMS Microscopy Session</h1>\n"
+        "\n"
+        "<h2>Session Details</h2>\n"
+        "<ul>\n"
+        "  <li><strong>Session ID</strong>: 2025-01-27_10-30-15_abc123</li>\n"
+        "  <li><strong>Instrument</strong>: FEI-Titan-TEM-012345</li>\n"
+        "  <li><strong>User</strong>: jsmith</li>\n"
+        "  <li><strong>Start</strong>: 2025-01-27T10:30:15-05:00</li>\n"
+        "  <li><strong>End</strong>: 2025-01-27T14:45:00-05:00</li>\n"
+        "</ul>\n"
+        "\n"
+        "<h2>Related Records</h2>\n"
+        "<ul>\n"
+        '  <li><a href="https://cdcs.example.com/data?a=1&amp;id=123">View in CDCS</a></li>\n'
+        "</ul>\n"
+    )
+
+
+def test_without_a_cdcs_record_there_is_no_link(linked: ExportContext) -> None:
+    for result in (
+        ExportResult(success=False, destination_name="cdcs", record_url="https://cdcs.example.com"),
+        ExportResult(success=True, destination_name="cdcs", record_url="javascript:alert(1)"),
+        ExportResult(success=True, destination_name="cdcs"),
+    ):
+        context = replace(linked, previous_results={"cdcs": result})
+        assert cdcs_link(context) is None
+        assert "Related Records" not in render_summary(context, max_bytes=PLENTY)
+
+
+def test_what_comes_from_a_lab_is_escaped(context: ExportContext) -> None:
+    evil = "<script>alert('\"')</script>"
+    summary = render_summary(
+        replace(
+            context,
+            session_identifier=evil,
+            instrument_pid=evil,
+            user=evil,
+            activities=[Activity((Path("<script>x"),), (None,))],
+        ),
+        max_bytes=PLENTY,
+    )
+    assert "<script" not in summary
+    assert summary.count("&lt;script&gt;alert(&#x27;&quot;&#x27;)&lt;/script&gt;") == 3
+
+
+def test_files_are_listed_by_activity_below_their_root(context: ExportContext) -> None:
+    summary = render_summary(context, max_bytes=PLENTY, files_root=Path("/data"))
+    assert "<h3>Activity 1 (2 files)</h3>" in summary
+    assert "<li>Titan/a.dm3</li>" in summary
+    assert "<li>a.dm3</li>" in render_summary(context, max_bytes=PLENTY, files_root=Path("/other"))
+
+
+def test_a_long_list_of_files_is_cut_with_a_word(context: ExportContext) -> None:
+    many = [Activity(tuple(Path(f"{number}.dm3") for number in range(1000)), (None,) * 1000)] * 2
+    summary = render_summary(replace(context, activities=many), max_bytes=10_000)
+    assert len(summary.encode()) <= 10_000
+    listed = summary.count(".dm3</li>")
+    assert f"<p>{2000 - listed} more files not listed here" in summary
+
+
+def test_the_largest_previews_that_fit_are_shown_in_their_order(context: ExportContext, tmp_path: Path) -> None:
+    activities = pictures(tmp_path, 3000, 90_000, 6000, 5000)
+    summary = render_summary(replace(context, activities=activities), max_bytes=18_000, gallery=True)
+    assert [f"f{number}.dm3" for number in range(4) if f'alt="f{number}.dm3"' in summary] == ["f2.dm3", "f3.dm3"]
+    assert "<p>2 previews left out" in summary
+    summary = render_summary(replace(context, activities=activities), max_bytes=200_000, gallery=True)
+    assert summary.count("<img ") == 4
+    assert summary.index('alt="f0') < summary.index('alt="f1') < summary.index('alt="f2')
+    assert "left out" not in summary
+
+
+@pytest.mark.parametrize("budget", [0, 2000, 5000, 10_000, 20_000, 50_000])
+def test_a_page_stays_within_its_size(context: ExportContext, tmp_path: Path, budget: int) -> None:
+    wide = replace(context, activities=pictures(tmp_path, *range(500, 6000, 500)))
+    summary = render_summary(wide, max_bytes=budget, gallery=True)
+    assert len(summary.encode()) <= max(budget, 1000)
+
+
+def test_previews_that_cannot_be_shown_are_counted(context: ExportContext, tmp_path: Path) -> None:
+    tif, gone = tmp_path / "a.tif", tmp_path / "gone.png"
+    tif.write_bytes(b"x")
+    activities = [Activity((Path("a"), Path("b"), Path("c")), (tif, gone, None))]
+    summary = render_summary(replace(context, activities=activities), max_bytes=PLENTY, gallery=True)
+    assert "<p>2 previews left out" in summary
+
+
+def test_a_whole_document_is_well_formed(context: ExportContext, tmp_path: Path) -> None:
+    wide = replace(context, activities=pictures(tmp_path, 10))
+    document = whole_document(render_summary(wide, max_bytes=PLENTY, gallery=True), "a < b")
+    tree = etree.fromstring(document.encode(), etree.HTMLParser())
+    assert tree.findtext("head/title") == "a < b"
+    assert len(tree.findall(".//img")) == 1

@@ -180,7 +180,7 @@ class ManagedProcess:
         self.deadline = deadline
         self.log_file = self.folder / f"{name}.log"
         self.pid_file = self.folder / f"{name}{PID_FILE_SUFFIX}"
-        self._ready = ready
+        self.ready = ready
         self._stop_signal = stop_signal
         self._grace = grace
         self._popen: subprocess.Popen[bytes] | None = None
@@ -299,7 +299,7 @@ class ManagedProcess:
         while True:
             if not self.is_running():
                 raise ProcessError(f"{self.name} ended with status {self.returncode}.{self._tail()}")
-            if self._ready is None or self._ready():
+            if self.ready is None or self.ready():
                 return
             if time.monotonic() > end:
                 raise ProcessError(f"{self.name} was not ready after {self.deadline:.0f} s.{self._tail()}")

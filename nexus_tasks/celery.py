@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from celery import Celery
+from celery.backends.redis import RedisBackend, ResultConsumer
 from celery.signals import after_setup_logger, worker_process_init
 from kombu.entity import Queue
 
@@ -27,6 +28,31 @@ SOFT_SHUTDOWN_S = 90  # a worker that is told to stop waits this long for its HT
 ARCHIVE_INTERVAL_S = 60
 
 logger = logging.getLogger(__name__)
+
+
+class _NoConsumer(ResultConsumer):  # type: ignore[misc]
+    """Subscribes to nothing."""
+
+    def consume_from(self, task_id: str) -> None:
+        """Nobody waits for this result."""
+
+    def cancel_for(self, task_id: str) -> None:
+        """See `consume_from`."""
+
+
+class RedisResults(RedisBackend):  # type: ignore[misc]
+    """Celery's Redis backend without subscriptions: chords count results, nobody waits for one in a process.
+
+    Subscribing would cost every publisher and worker process a connection, which breaks for good when the server is
+    away for longer than its retries.
+    """
+
+    ResultConsumer = _NoConsumer
+
+
+def result_backend(url: str) -> str:
+    """The backend as Celery wants it named."""
+    return f"{__name__}:{RedisResults.__name__}+{url}" if url.startswith(("redis://", "rediss://")) else url
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +79,7 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
     queues = [EXPORT + destination.name for destination in registry.destinations] + [EXPORTS_QUEUE, BUILDS_QUEUE]
     return {
         "broker_url": settings.broker_url,
-        "result_backend": settings.result_backend_url,
+        "result_backend": result_backend(settings.result_backend_url),
         "timezone": "UTC",
         # JSON only: a message can carry data, never code
         "task_serializer": "json",

@@ -134,7 +134,6 @@ class _Build:
             dt_to=to_build.end,
             timezone=instrument.timezone,
             user=self.session.user,
-            title=built.title,
             xml=built.xml,
             activities=built.activities,
             claim=self.token,

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from nexus_tasks.exporters.base import TransientError
 
 ARCHIVE_FOLDER = "uploaded"
 DIGEST_CHARACTERS = 16  # of the SHA-256 in a file name; the row holds all of it
-NAME_CHARACTERS = 120
 
 
 class DocumentError(TransientError):
@@ -23,12 +21,11 @@ def sha256_of(content: bytes) -> str:
 
 
 def store(folder: Path, title: str, content: bytes) -> str:
-    """Write a document and return its file name; storing the same content again changes nothing.
+    """Write a document and return its file name, which begins with `title` (safe as a file name); repeatable.
 
     It is complete or not there: written aside, flushed to disk, then renamed.
     """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:NAME_CHARACTERS] or "record"
-    name = f"{readable}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
+    name = f"{title}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
     if any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
         return name
     folder.mkdir(parents=True, exist_ok=True)

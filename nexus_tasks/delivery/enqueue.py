@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
@@ -23,6 +24,7 @@ from nexus_tasks.delivery.freeze import freeze
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import window_of
+from nexus_tasks.exporters.title import title_of
 from nexus_tasks.states import SessionStatus
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,6 @@ class RecordToExport:
     dt_to: datetime
     timezone: str  # IANA name; the destinations show times in it
     user: str | None
-    title: str
     xml: bytes
     activities: list[dict[str, Any]] = field(default_factory=list)
     claim: UUID | None = None  # the builder's claim on the session, given back in the same transaction
@@ -74,7 +75,7 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     problem = None
     try:
         for record in to_export:
-            document = documents.store(deployment.settings.records_path, record.title, record.xml)
+            document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
                 destinations.ensure(connection, windows)
                 record_ids.append(_take_over(connection, record, document, deployment.settings, frozen))
@@ -154,6 +155,11 @@ def _know_session(connection: Connection, record: RecordToExport) -> None:
             f"Session {record.session_identifier} belongs to instrument {known[0].instrument_pid}, "
             f"not to {record.instrument_pid}."
         )
+
+
+def _title(record: RecordToExport) -> str:
+    start = record.dt_from.astimezone(ZoneInfo(record.timezone))
+    return title_of(start, record.instrument_pid, record.session_identifier)
 
 
 def _send(deployment: Deployment) -> str | None:

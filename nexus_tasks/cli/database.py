@@ -1,0 +1,23 @@
+"""`nexus-tasks db`: migrations."""
+
+import typer
+
+from nexus_tasks.cli.output import console
+from nexus_tasks.config import get_settings
+from nexus_tasks.db import migrate
+
+cli = typer.Typer(no_args_is_help=True, help="Bring the database up to date, or check it.")
+
+
+@cli.command()
+def upgrade() -> None:
+    """Run the migrations that are missing; safe to repeat."""
+    revision = migrate.upgrade(get_settings().database_url)
+    console.print(f"The database is at revision {revision}.")
+
+
+@cli.command()
+def check() -> None:
+    """Say whether the tables are exactly what this version expects."""
+    revision = migrate.check(get_settings().database_url)
+    console.print(f"The database is at revision {revision}, as this version expects.")

@@ -1,0 +1,190 @@
+"""`nexus-tasks demo`: the whole way once, everything embedded: services, workers, records, exports, links."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from nexus_tasks.builder.files import DataFolderError
+from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
+from nexus_tasks.celery import get_app
+from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, sessions_table
+from nexus_tasks.cli.waiting import at_rest, watch
+from nexus_tasks.config import get_settings
+from nexus_tasks.db import migrate
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.registry import get_registry
+from nexus_tasks.monitoring.logs import write_log_files
+from nexus_tasks.monitoring.status import SessionView
+from nexus_tasks.sandbox import celery_processes, sample_data
+from nexus_tasks.sandbox import sessions as folder_sessions
+from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
+from nexus_tasks.sandbox.sandbox import Sandbox
+from nexus_tasks.states import SessionStatus
+
+LONGEST_DEMO_S = 900  # after that it says what hangs
+
+
+def demo(
+    sessions: Annotated[int, typer.Option(min=1, max=200, help="How many sessions to make up, without --data.")] = 3,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with one folder of microscope files per instrument.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where to work; what an earlier demo left is removed.")] = Path(
+        ".demo"
+    ),
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, Flower included.")] = False,
+    json: Json = False,
+) -> None:
+    """Build records and export them to stand-ins of CDCS, eLabFTW and LabArchives, on real workers."""
+    started = time.monotonic()
+    if data is not None and not data.is_dir():
+        raise DataFolderError(f"There is no data folder {data}: name a folder with one folder per instrument.")
+    say = _Silent() if json else console
+    sandbox = Sandbox.fresh(folder)
+    addresses: dict[str, str] = {}
+    with ExitStack() as stack:
+        if not keep:
+            stack.enter_context(Lifeline(sandbox.folder))
+        with ExitStack() as running:  # stopped in reverse order, unless all went well and --keep was said
+            say.print("Starting PostgreSQL, Valkey and stand-ins for CDCS, eLabFTW and LabArchives …")
+            running.callback(sandbox.stop)
+            sandbox.start()
+            environment = _enter(sandbox, data)
+            migrate.upgrade(sandbox.postgres.url)
+            say.print("Starting a Celery worker and beat …")
+            _start(running, _celery(sandbox, environment, addresses, with_flower=keep))
+            deployment = Deployment.current()
+            _add_sessions(deployment, data, sessions, say)
+            views, outcomes = _run(deployment, live=not json)
+            if keep:
+                running.pop_all()
+    seconds = time.monotonic() - started
+    _report(views, outcomes, seconds, sandbox, addresses, as_json=json)
+    if not all(item.record_status is SessionStatus.COMPLETED for item in views):
+        raise typer.Exit(1)
+
+
+def _enter(sandbox: Sandbox, data: Path | None) -> dict[str, str]:
+    """Have this process, and those it starts, work with the sandbox instead of what the environment said."""
+    environment = sandbox.environment()
+    if data is not None:
+        environment["NX_INSTRUMENT_DATA_PATH"] = str(data.absolute())
+    os.environ.update(environment)
+    for remembered in (get_settings, get_registry, get_app):
+        remembered.cache_clear()
+    write_log_files(get_settings())
+    return environment
+
+
+def _celery(
+    sandbox: Sandbox, environment: dict[str, str], addresses: dict[str, str], *, with_flower: bool
+) -> list[ManagedProcess]:
+    processes = [
+        celery_processes.worker(sandbox.folder, environment),
+        celery_processes.beat(sandbox.folder, environment),
+    ]
+    if with_flower:
+        flower, addresses["Flower"] = celery_processes.flower(sandbox.folder, environment)
+        processes.insert(0, flower)
+    for name in ("CDCS", "ELABFTW", "LABARCHIVES"):
+        addresses[name] = environment[f"NX_{name}_URL"]
+    return processes
+
+
+def _start(running: ExitStack, processes: Sequence[ManagedProcess]) -> None:
+    for process in processes:
+        running.callback(process.stop)
+        process.start()
+
+
+def _add_sessions(deployment: Deployment, data: Path | None, count: int, say: Any) -> None:
+    root = deployment.settings.NX_INSTRUMENT_DATA_PATH
+    if root is None:
+        raise CommandError("NX_INSTRUMENT_DATA_PATH is missing.")
+    if data is None:
+        say.print(
+            f"No --data was given: making up small files for {count} sessions in {escape(str(root))}", soft_wrap=True
+        )
+        sample_data.make(root, count)
+    with transaction(deployment.engine) as connection:
+        folder_sessions.add(connection, folder_sessions.sessions_in(root))
+
+
+def _run(deployment: Deployment, *, live: bool) -> tuple[list[SessionView], list[SessionOutcome]]:
+    """Build in a thread, so that the exports of the first records can be watched meanwhile."""
+    outcomes: list[SessionOutcome] = []
+    failures: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            outcomes.extend(process_new_records(deployment))
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that people see
+            failures.append(error)
+
+    builder = threading.Thread(target=build, name="builder", daemon=True)
+    builder.start()
+    deadline = time.monotonic() + LONGEST_DEMO_S
+    views = watch(
+        deployment,
+        None,
+        until=lambda seen: (not builder.is_alive() and at_rest(seen)) or time.monotonic() > deadline,
+        live=live,
+    )
+    if failures:
+        raise failures[0]
+    return views, outcomes
+
+
+def _report(
+    views: Sequence[SessionView],
+    outcomes: Sequence[SessionOutcome],
+    seconds: float,
+    sandbox: Sandbox,
+    addresses: dict[str, str],
+    *,
+    as_json: bool,
+) -> None:
+    for outcome in outcomes:
+        if outcome.problem:
+            told = f"Session {outcome.session_identifier}: {outcome.problem}"
+            errors.print(told, style="red", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"seconds": round(seconds, 1), "sessions": [_session_document(item) for item in views]})
+        return
+    completed = sum(item.record_status is SessionStatus.COMPLETED for item in views)
+    console.print(sessions_table(views))
+    console.print(f"{completed} of {len(views)} sessions completed in {seconds:.0f} s.")
+    console.print(f"Records, previews and logs: {escape(str(sandbox.folder))}", soft_wrap=True)
+    if "Flower" in addresses:
+        for name, url in addresses.items():
+            console.print(f"{name:12} {url}")
+        console.print(f"Stop it with: nexus-tasks sandbox down --dir {escape(str(sandbox.folder))}", soft_wrap=True)
+    else:
+        console.print("The links open with --keep, which leaves the stand-ins, the worker and Flower running.")
+
+
+def _session_document(item: SessionView) -> dict[str, Any]:
+    keys = ("destination", "state", "record_id", "record_url", "attempts")
+    document = item.document()
+    return {
+        "session_identifier": document["session_identifier"],
+        "record_status": document["record_status"],
+        "record": document["record"],
+        "deliveries": [{key: delivery[key] for key in keys} for delivery in document["deliveries"]],
+    }
+
+
+class _Silent:
+    """Says nothing: `--json` prints one document and nothing else."""
+
+    def print(self, *_: object, **__: object) -> None:
+        """Nothing."""

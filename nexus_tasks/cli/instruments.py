@@ -1,0 +1,53 @@
+"""`nexus-tasks instruments`: the microscopes, and where they store their files."""
+
+from pathlib import PurePosixPath
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nexus_tasks.cli.output import CommandError, Json, console, print_json
+from nexus_tasks.db import sessions
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.rows import InstrumentRow
+from nexus_tasks.deployment import Deployment
+
+cli = typer.Typer(no_args_is_help=True, help="The microscopes, and where they store their files.")
+
+
+@cli.command()
+def add(
+    instrument_pid: Annotated[str, typer.Argument(help="Identifier, e.g. FEI-Titan-TEM-012345.")],
+    folder: Annotated[str, typer.Option(help="Its folder, relative to NX_INSTRUMENT_DATA_PATH.")],
+    name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    location: Annotated[str | None, typer.Option(help="Building and room.")] = None,
+    timezone: Annotated[str, typer.Option(help="IANA name, e.g. America/New_York.")] = "UTC",
+) -> None:
+    """Add an instrument, or bring the one of that identifier up to date."""
+    if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
+        raise CommandError(f"The folder {folder} must be relative to NX_INSTRUMENT_DATA_PATH and stay inside it.")
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise CommandError(f"There is no time zone {timezone}: use an IANA name such as Europe/Berlin.") from error
+    row = InstrumentRow(instrument_pid, name, location, folder, timezone)
+    with transaction(Deployment.current().engine) as connection:
+        new = sessions.add_instrument(connection, row)
+    console.print(f"Instrument {escape(instrument_pid)} {'added' if new else 'brought up to date'}.")
+
+
+@cli.command("list")
+def list_(*, json: Json = False) -> None:
+    """Show the instruments."""
+    with transaction(Deployment.current().engine) as connection:
+        rows = sessions.instruments(connection)
+    if json:
+        print_json([row.__dict__ for row in rows])
+        return
+    table = Table("instrument", "name", "location", "folder", "time zone", pad_edge=False)
+    for row in rows:
+        cells = (row.instrument_pid, row.display_name, row.location, row.filestore_path, row.timezone)
+        table.add_row(*(escape(cell or "") for cell in cells))
+    console.print(table)

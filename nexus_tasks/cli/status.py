@@ -1,0 +1,51 @@
+"""`nexus-tasks status` and `log`: where the records are, and what the destinations answered."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nexus_tasks.cli.output import CommandError, Json, console, print_json, sessions_table
+from nexus_tasks.cli.waiting import at_rest, watch
+from nexus_tasks.db import sessions, upload_log
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.monitoring.status import view
+
+
+def status(
+    session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--watch", help="Follow until nothing is going on any more.")] = False,
+    json: Json = False,
+) -> None:
+    """Show sessions and their deliveries."""
+    deployment = Deployment.current()
+    wanted = [session] if session else None
+    views = view(deployment.engine, deployment.settings, wanted)
+    if session and not views:
+        raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
+    if follow:
+        views = watch(deployment, wanted, until=at_rest, live=not json)
+    if json:
+        print_json([item.document() for item in views])
+    else:
+        console.print(sessions_table(views))
+
+
+def log(session: Annotated[str, typer.Argument(help="Session identifier.")], *, json: Json = False) -> None:
+    """Show a session's upload log, newest first."""
+    with transaction(Deployment.current().engine) as connection:
+        if not sessions.sessions(connection, [session]):
+            raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
+        rows = upload_log.of_session(connection, session)
+    if json:
+        print_json([row.__dict__ for row in rows])
+        return
+    table = Table("time", "destination", "", "link, or what went wrong", pad_edge=False)
+    for row in rows:
+        told = row.record_url if row.success else row.error_message
+        mark = "[green]✓[/]" if row.success else "[red]✗[/]"
+        table.add_row(f"{row.timestamp.astimezone():%Y-%m-%d %H:%M:%S}", row.destination_name, mark, escape(told or ""))
+    console.print(table)

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nexus_tasks.monitoring.status import RUNNING, SessionView
+from nexus_tasks.monitoring.status import RUNNING, DeliveryStatus, SessionView
 from nexus_tasks.states import DeliveryState, SessionStatus
 
 console = Console()
@@ -48,9 +50,9 @@ def coloured(state: str) -> str:
     return f"[{style}]{state}[/]" if style else state
 
 
-def sessions_table(views: Sequence[SessionView], *, title: str | None = None) -> Table:
+def sessions_table(views: Sequence[SessionView]) -> Table:
     """Session × destination, with links and times."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_lines=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("session", overflow="fold", min_width=12)
     table.add_column("status", no_wrap=True)
     table.add_column("destination", no_wrap=True)
@@ -58,18 +60,23 @@ def sessions_table(views: Sequence[SessionView], *, title: str | None = None) ->
     table.add_column("after", justify="right", no_wrap=True)
     table.add_column("link, or what is wrong", overflow="fold")
     for view in views:
-        first = [escape(view.session_identifier), coloured(view.record_status)]
-        for delivery in view.deliveries:
-            told = delivery.record_url or delivery.error_message or ""
-            if delivery.next_attempt_at is not None:
-                told = f"{told} (next try {delivery.next_attempt_at.astimezone():%H:%M:%S})"
-            after = _seconds(view.handed_over_at, delivery.succeeded_at)
-            table.add_row(*first, delivery.destination, coloured(delivery.state), after, escape(told))
-            first = ["", ""]
-        if not view.deliveries:
-            table.add_row(*first, "", "", "", "")
-        table.add_section()
+        heads = [
+            (escape(view.session_identifier), coloured(view.record_status)),
+            (f"[dim]{escape(view.instrument_pid)}[/]", ""),
+        ]
+        rows = [_cells(view, delivery) for delivery in view.deliveries]
+        for head, cells in zip_longest(heads, rows):
+            table.add_row(*(head or ("", "")), *(cells or ()))
+        table.add_row()
     return table
+
+
+def _cells(view: SessionView, delivery: DeliveryStatus) -> tuple[str, str, str, str]:
+    told = delivery.record_url or delivery.error_message or ""
+    if delivery.next_attempt_at is not None:
+        told = f"{told} (next try {delivery.next_attempt_at.astimezone():%H:%M:%S})"
+    shown = f"[link={told}]{escape(told)}[/link]" if delivery.record_url and "]" not in told else escape(told)
+    return delivery.destination, coloured(delivery.state), _seconds(view.handed_over_at, delivery.succeeded_at), shown
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> str:

@@ -1,0 +1,56 @@
+"""The README is tried out: its example destination exports, its commands exist."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nexus_tasks.cli import cli
+from nexus_tasks.exporters.base import ExportContext, ExportResult
+from nexus_tasks.exporters.registry import discover
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_example_destination_takes_part_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    plugins, target, record = tmp_path / "plugins", tmp_path / "target", tmp_path / "record.xml"
+    plugins.mkdir()
+    target.mkdir()
+    (plugins / "folder.py").write_text(code, encoding="utf-8")
+    record.write_text("<Experiment/>", encoding="utf-8")
+    monkeypatch.setenv("MY_FOLDER", str(target))
+
+    registry = discover([plugins])
+    destination = registry.get("folder")
+    assert destination is not None, registry.problems
+    assert destination.enabled
+    assert destination.validate_config() == (True, None)
+    moment = datetime(2026, 1, 27, tzinfo=UTC)
+    context = ExportContext(record, "session", "instrument", moment, moment)
+    context.previous_results["cdcs"] = ExportResult(True, "cdcs", record_url="https://cdcs.example.org/data?id=1")
+    result = destination.export(context)
+
+    assert result.success
+    assert result.metadata == {"cdcs": "https://cdcs.example.org/data?id=1"}
+    assert (target / "record.xml").read_text(encoding="utf-8") == "<Experiment/>"
+
+
+def test_the_example_is_as_short_as_promised() -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 22
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"nexus-tasks ([a-z]+)", README)) - {"brings"}
+    known = {command.name for command in cli.registered_commands} | {group.name for group in cli.registered_groups}
+    assert named
+    assert named <= known
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"make ([a-z]+)\b(?= |`|$)", README, flags=re.MULTILINE)) - {"are"}
+    assert {"demo", "test"} <= named
+    assert all(re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE) for target in named & {"demo", "test", "install"})

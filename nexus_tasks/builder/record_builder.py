@@ -12,7 +12,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from nexus_tasks.builder.files import DataFolderError
-from nexus_tasks.builder.readers import FileReader
+from nexus_tasks.builder.readers import FileReader, ReaderStartError
 from nexus_tasks.builder.record import SessionToBuild, build_record
 from nexus_tasks.config import SettingsError
 from nexus_tasks.db import sessions
@@ -89,8 +89,10 @@ class _Build:
     def run(self) -> SessionOutcome:
         try:
             record = self._record()
-        except DataFolderError as error:
+        except (DataFolderError, ReaderStartError) as error:
             return self._give_back(str(error))
+        except OSError as error:  # no room for previews, a share that is away: not the session's fault
+            return self._give_back(f"{type(error).__name__}: {error}")
         except DatabaseError:
             raise
         except (_ClaimGoneError, ClaimLostError):

@@ -36,6 +36,10 @@ class TransientError(ExportError):
         return self.message
 
 
+class NothingDoneError(TransientError):
+    """Time can mend it, and the service has certainly done nothing: it was not reached, or refused to begin."""
+
+
 class PermanentError(ExportError):
     """Time cannot mend it: the service refuses this record. It is not tried again unless somebody asks."""
 
@@ -66,17 +70,42 @@ class Activity:
 
 
 class Checkpoint(Protocol):
-    """What was already created over there by an earlier try of this delivery, so that no try creates it twice."""
+    """What this delivery has created and written over there, over all its tries, so that nothing is made twice.
+
+    A step is a short name that the plugin chooses for one object: "record", "page", "attachment".
+    """
 
     def get(self, step: str) -> str | None:
-        """The identifier that `step` has created earlier, or None."""
+        """The identifier of what `step` has created, or None."""
         ...
 
-    def create(self, step: str, call: Callable[[], str]) -> str:
+    def create(
+        self,
+        step: str,
+        call: Callable[[], str],
+        *,
+        find: Callable[[], str | None] | None = None,
+        content: str | None = None,
+        seconds: float | None = None,
+    ) -> str:
         """The identifier of what `step` creates: remembered if an earlier try got it, else what `call()` returns.
 
-        Whatever `call` raises is raised, and nothing is remembered.
+        `call` makes one creating request, which ends within `seconds` (default `NX_CALL_DEADLINE`), and returns the
+        new object's identifier. When an earlier try never learned how its request ended, `find()` is asked first and
+        what it finds is adopted; it must return only an object that carries this session's identifier, else None.
+        Without `find` the request is simply made again. `content` is a fingerprint of what is sent: see `written`.
+
+        Whatever `call` raises is raised. After `NothingDoneError`, `PermanentError` or `ConfigurationError` nothing was
+        created; after any other error it is unknown, and looked up in a later try.
         """
+        ...
+
+    def written(self, step: str) -> str | None:
+        """The fingerprint of the content that was last written to `step`'s object by us, or None."""
+        ...
+
+    def wrote(self, step: str, content: str) -> None:
+        """Remember that `step`'s object now holds `content` (a fingerprint), after it was changed in place."""
         ...
 
 
@@ -85,16 +114,46 @@ class MemoryCheckpoint:
 
     def __init__(self) -> None:
         self._identifiers: dict[str, str] = {}
+        self._contents: dict[str, str] = {}
+        self._unknown: set[str] = set()
 
     def get(self, step: str) -> str | None:
         """See `Checkpoint.get`."""
         return self._identifiers.get(step)
 
-    def create(self, step: str, call: Callable[[], str]) -> str:
-        """See `Checkpoint.create`."""
-        if step not in self._identifiers:
-            self._identifiers[step] = call()
-        return self._identifiers[step]
+    def create(
+        self,
+        step: str,
+        call: Callable[[], str],
+        *,
+        find: Callable[[], str | None] | None = None,
+        content: str | None = None,
+        seconds: float | None = None,  # noqa: ARG002 - there is no lease here
+    ) -> str:
+        """See `Checkpoint.create`; what an unknown outcome left behind is looked up at once."""
+        if step in self._identifiers:
+            return self._identifiers[step]
+        identifier = find() if step in self._unknown and find is not None else None
+        if identifier is None:
+            self._unknown.add(step)
+            try:
+                identifier = call()
+            except (NothingDoneError, PermanentError, ConfigurationError):
+                self._unknown.discard(step)
+                raise
+        self._unknown.discard(step)
+        self._identifiers[step] = identifier
+        if content is not None:
+            self._contents[step] = content
+        return identifier
+
+    def written(self, step: str) -> str | None:
+        """See `Checkpoint.written`."""
+        return self._contents.get(step)
+
+    def wrote(self, step: str, content: str) -> None:
+        """See `Checkpoint.wrote`."""
+        self._contents[step] = content
 
 
 @dataclass

@@ -17,17 +17,13 @@ from typing import Any
 import requests
 import urllib3.exceptions
 
-from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
 
 LONGEST_MESSAGE = 300  # characters of a service's own words that a message repeats
 _WAITABLE = {408, 425, 429}
 _BLOCKS = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAGS = re.compile(r"<[^>]*>")
 _QUERIES = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*")
-
-
-class NothingDoneError(TransientError):
-    """Transient, and the service has certainly done nothing: the call may be made again without a look-up."""
 
 
 _DID_NOT_ANSWER = "{name} did not answer within {seconds:.3g} s ({call})."

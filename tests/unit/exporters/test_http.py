@@ -14,9 +14,9 @@ import pytest
 
 from nexus_tasks import __version__
 from nexus_tasks.exporters import http
-from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
 from nexus_tasks.exporters.http import ServiceSession, before_each_write, call_deadline, open_session
-from nexus_tasks.exporters.http_failures import NothingDoneError, Service, refusal
+from nexus_tasks.exporters.http_failures import Service, refusal
 from tests.requirements import require_program
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
 

@@ -2,12 +2,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
 from nexus_tasks.exporters.http_failures import (
     LONGEST_MESSAGE,
     Answer,
     Call,
-    NothingDoneError,
     Service,
     parse_retry_after,
     plain_message,

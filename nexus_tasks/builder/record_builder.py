@@ -87,25 +87,26 @@ class _Build:
     deployment: Deployment
 
     def run(self) -> SessionOutcome:
+        """Build and hand over; whatever goes wrong ends in a status, or with the session given back."""
         try:
             record = self._record()
+            if record is None:
+                return self._end(SessionStatus.NO_FILES_FOUND, None)
+            return self._hand_over(record)
         except (DataFolderError, ReaderStartError) as error:
             return self._give_back(str(error))
         except OSError as error:  # no room for previews, a share that is away: not the session's fault
             return self._give_back(f"{type(error).__name__}: {error}")
-        except DatabaseError:
-            raise
         except (_ClaimGoneError, ClaimLostError):
             return self._outcome(self.session.status, "another builder has taken it over")
+        except DatabaseError:
+            raise
         except Exception as error:
             logger.exception("The record of session %s could not be built", self.session.session_identifier)
             return self._end(SessionStatus.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
-        if record is None:
-            return self._end(SessionStatus.NO_FILES_FOUND, None)
-        try:
-            handed_over = export_records([record], self.deployment)
-        except ClaimLostError as error:
-            return self._outcome(self.session.status, str(error))
+
+    def _hand_over(self, record: RecordToExport) -> SessionOutcome:
+        handed_over = export_records([record], self.deployment)
         problem = handed_over.broker_problem
         if not handed_over.destinations:
             problem = "no destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`"

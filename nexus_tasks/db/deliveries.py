@@ -93,17 +93,15 @@ def skip(connection: Connection, delivery_id: int, reason: str) -> None:
     )
 
 
-def remote(connection: Connection, delivery_id: int) -> dict[str, str]:
-    """What earlier tries have created over there: step → identifier."""
+def remote(connection: Connection, delivery_id: int) -> dict[str, dict[str, str | None]]:
+    """What earlier tries have created over there: step → its identifier ("id") and what it holds ("content")."""
     return dict(connection.execute(select(Delivery.remote).where(Delivery.id == delivery_id)).scalar_one())
 
 
-def remember(connection: Connection, delivery_id: int, step: str, identifier: str) -> None:
-    """Keep the identifier of what a step has created."""
+def remember(connection: Connection, delivery_id: int, step: str, what: dict[str, str | None]) -> None:
+    """Keep what is known of the object that a step has created."""
     connection.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery_id)
-        .values(remote=Delivery.remote.op("||")(func.jsonb_build_object(step, identifier)))
+        update(Delivery).where(Delivery.id == delivery_id).values(remote=Delivery.remote.op("||")({step: what}))
     )
 
 

@@ -1,9 +1,9 @@
 """The plugin contract: everything that the author of a destination needs to read.
 
-A destination is a class with `name`, `priority`, `enabled`, `validate_config()` and `export(context)`, in one file under
-`nexus_tasks/exporters/destinations/`, in a folder named by `NX_PLUGINS_PATH`, or behind the entry-point group
-`nexus_tasks.destinations`. It knows nothing of Celery or of the database: `export` gets an `ExportContext`, talks to its
-service, and returns an `ExportResult` or raises one of the exceptions below. The interface is NexusLIMS's
+A destination is a class with `name`, `priority`, `enabled`, `validate_config()` and `export(context)`, in one file
+under `nexus_tasks/exporters/destinations/`, in a folder that `NX_PLUGINS_PATH` names, or behind the entry-point group
+`nexus_tasks.destinations`. It knows nothing of Celery or of the database: `export` gets an `ExportContext`, talks to
+its service, and returns an `ExportResult` or raises one of the exceptions below. The interface is NexusLIMS's
 (`nexusLIMS.exporters.base`); what is optional here is marked so.
 """
 

@@ -215,7 +215,10 @@ def test_a_module_that_failed_to_import_leaves_nothing_behind(plugins: Path, wri
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("priority = 50", "priority = 50\n\n    def __init__(self) -> None:\n        raise OSError('no disk')"), "no disk"),
+        (
+            ("priority = 50", "priority = 50\n\n    def __init__(self) -> None:\n        raise OSError('no disk')"),
+            "no disk",
+        ),
         (("return True\n", "raise OSError('no disk')\n"), "no disk"),
         (
             ('name = "lab_folder"', "@property\n    def name(self) -> str:\n        raise OSError('no disk')"),

@@ -1,0 +1,53 @@
+"""Tests of the queries on a real PostgreSQL, with the rows that they need."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
+
+from nexus_tasks.db import deliveries, records, sessions
+from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db.rows import InstrumentRow, SessionRow
+from nexus_tasks.states import SessionStatus, Strategy
+
+INSTRUMENT = "FEI-Titan-TEM-012345"
+START = datetime(2025, 1, 27, 10, 30, tzinfo=UTC)
+CDCS = FrozenDestination("cdcs", 100, (), ())
+ELABFTW = FrozenDestination("elabftw", 85, ("cdcs",), ())
+LABARCHIVES = FrozenDestination("labarchives", 90, ("cdcs",), ())
+
+
+def add_session(
+    connection: Connection, identifier: str, status: SessionStatus = SessionStatus.TO_BE_BUILT, hour: int = 0
+) -> None:
+    """A session of two hours, `hour` hours after the first one."""
+    sessions.add_instrument(connection, InstrumentRow(INSTRUMENT, "Titan", None, "Titan", "UTC"))
+    start = START + timedelta(hours=hour)
+    sessions.add_session(
+        connection, SessionRow(identifier, INSTRUMENT, start, start + timedelta(hours=2), "jsmith", status)
+    )
+
+
+def add_record(
+    connection: Connection,
+    identifier: str,
+    *destinations: FrozenDestination,
+    strategy: Strategy = Strategy.ALL,
+) -> int:
+    """A record handed over, with its session and its deliveries."""
+    add_session(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
+    record_id = records.add(
+        connection,
+        session_identifier=identifier,
+        instrument_pid=INSTRUMENT,
+        dt_from=START,
+        dt_to=START + timedelta(hours=2),
+        timezone="UTC",
+        user="jsmith",
+        document="record.xml",
+        sha256="0" * 64,
+        activities=[],
+        strategy=strategy,
+    )
+    assert record_id is not None
+    deliveries.add(connection, record_id, destinations)
+    return record_id

@@ -1,0 +1,210 @@
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import celery._state
+import pytest
+from celery import Celery
+from celery.app.utils import find_app
+from celery.signals import after_setup_logger
+
+import nexus_tasks
+from nexus_tasks.celery import (
+    BUILDS_QUEUE,
+    EXPORTS_QUEUE,
+    RedisResults,
+    configuration,
+    create_app,
+    get_app,
+    result_backend,
+    route,
+)
+from nexus_tasks.config import get_settings, load_settings
+from nexus_tasks.exporters.registry import discover, get_registry
+
+SHIPPED_QUEUES = {"export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}
+PLUGIN = """
+    class Pigeon:
+        name = "pigeon"
+        priority = 5
+        enabled = True
+
+        def validate_config(self):
+            return True, None
+
+        def export(self, context):
+            raise NotImplementedError
+"""
+
+SetAll = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SetAll]:
+    """Set NX_* for this test; apps and registries that it makes are forgotten."""
+    for name in [name for name in os.environ if name.startswith("NX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    current = celery._state._tls.current_app
+
+    def forget() -> None:
+        for cached in (get_settings, get_registry, get_app):
+            cached.cache_clear()
+
+    def set_all(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+        forget()
+
+    set_all()
+    yield set_all
+    monkeypatch.undo()
+    forget()
+    celery._state._set_current_app(current)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "pigeon.py").write_text(dedent(PLUGIN))
+    return folder
+
+
+@pytest.fixture
+def conf() -> dict[str, Any]:
+    return configuration(load_settings(), discover([]))
+
+
+def queues_of(app: Celery) -> set[str]:
+    return set(app.amqp.queues.keys())
+
+
+def test_a_worker_without_queues_named_takes_all_of_them() -> None:
+    assert queues_of(create_app(load_settings(), discover([]))) == SHIPPED_QUEUES
+
+
+def test_a_plugin_has_a_queue_and_a_task_like_the_others(plugins: Path) -> None:
+    app = create_app(load_settings(), discover([plugins]))
+    assert queues_of(app) == SHIPPED_QUEUES | {"export.pigeon"}
+    assert "export.pigeon" in app.tasks
+
+
+def test_a_destination_that_is_not_enabled_has_a_task_and_a_queue_all_the_same() -> None:
+    registry = discover([])
+    assert registry.enabled == []
+    app = create_app(load_settings(), registry)
+    assert {"export.cdcs", "export.elabftw", "export.labarchives"} <= set(app.tasks)
+
+
+@pytest.mark.parametrize(
+    ("task", "queue"),
+    [
+        ("export.cdcs", "export.cdcs"),
+        ("export.labarchives", "export.labarchives"),
+        ("export.pigeon", "export.pigeon"),
+        ("finalize", EXPORTS_QUEUE),
+        ("dispatch", EXPORTS_QUEUE),
+        ("archive", EXPORTS_QUEUE),
+        ("collect", EXPORTS_QUEUE),
+    ],
+)
+def test_a_message_goes_to_the_queue_of_its_task(task: str, queue: str) -> None:
+    assert route(task) == {"queue": queue}
+    app = create_app(load_settings(), discover([]))
+    assert app.amqp.router.route({}, task)["queue"].name == queue
+
+
+def test_builds_have_a_queue_of_their_own() -> None:
+    assert BUILDS_QUEUE in queues_of(create_app(load_settings(), discover([])))
+
+
+def test_every_task_that_is_sent_is_known_to_a_worker() -> None:
+    app = create_app(load_settings(), discover([]))
+    assert {"finalize", "collect", "dispatch", "archive"} <= set(app.tasks)
+
+
+def test_messages_carry_json_and_nothing_else(conf: dict[str, Any]) -> None:
+    assert {conf[name] for name in ("task_serializer", "result_serializer", "event_serializer")} == {"json"}
+    assert conf["accept_content"] == ["json"]
+    assert conf["result_accept_content"] == ["json"]
+
+
+def test_a_message_is_acknowledged_when_its_task_has_ended(conf: dict[str, Any]) -> None:
+    assert conf["task_acks_late"]
+    assert conf["task_reject_on_worker_lost"]
+    assert conf["worker_prefetch_multiplier"] == 1
+
+
+def test_a_message_of_a_dead_worker_is_not_given_out_while_its_task_can_still_run() -> None:
+    app = create_app(load_settings(), discover([]))
+    longest = max(task.time_limit or 0 for task in app.tasks.values())
+    assert app.conf.broker_transport_options["visibility_timeout"] > longest
+
+
+def test_beat_dispatches_and_archives_and_nothing_piles_up(conf: dict[str, Any]) -> None:
+    schedule = conf["beat_schedule"]
+    assert {entry["task"] for entry in schedule.values()} == {"dispatch", "archive"}
+    assert all(entry["options"]["expires"] for entry in schedule.values())
+
+
+def test_beat_dispatches_as_often_as_the_settings_say() -> None:
+    schedule = configuration(load_settings(NX_DISPATCH_INTERVAL="120"), discover([]))["beat_schedule"]
+    assert schedule["dispatch"]["schedule"] == 120
+    assert schedule["dispatch"]["options"]["expires"] > 120
+
+
+def test_broker_and_results_are_those_of_the_settings() -> None:
+    settings = load_settings(NX_BROKER_URL="redis://valkey:6379/3", NX_RESULT_BACKEND_URL="redis://valkey:6379/4")
+    app = create_app(settings, discover([]))
+    assert app.conf.broker_url == "redis://valkey:6379/3"
+    assert isinstance(app.backend, RedisResults)
+    assert app.backend.connparams["db"] == 4
+
+
+def test_results_that_are_not_in_redis_are_left_to_celery() -> None:
+    assert result_backend("rpc://") == "rpc://"
+
+
+def test_the_number_of_tries_is_that_of_the_settings(configure: SetAll) -> None:
+    configure(NX_TRIES=5)
+    app = create_app(get_settings(), discover([]))
+    assert app.tasks["export.cdcs"].max_retries == 4
+
+
+def test_the_package_has_the_app_and_makes_it_once() -> None:
+    assert isinstance(nexus_tasks.app, Celery)
+    assert nexus_tasks.app is nexus_tasks.app
+    assert nexus_tasks.app is get_app()
+    assert nexus_tasks.app.main == "nexus_tasks"
+
+
+def test_the_package_makes_up_no_other_attribute() -> None:
+    assert not hasattr(nexus_tasks, "no_such_thing")
+
+
+def test_celery_finds_the_app_with_the_settings_of_the_environment(configure: SetAll, plugins: Path) -> None:
+    configure(NX_BROKER_URL="redis://valkey.example.org:6379/7", NX_PLUGINS_PATH=plugins, NX_DISPATCH_INTERVAL="9")
+    app = find_app("nexus_tasks")
+    assert app is get_app()
+    assert app.conf.broker_url == "redis://valkey.example.org:6379/7"
+    assert app.conf.beat_schedule["dispatch"]["schedule"] == 9
+    assert queues_of(app) == SHIPPED_QUEUES | {"export.pigeon"}
+
+
+def test_a_worker_writes_the_main_log(configure: SetAll, tmp_path: Path) -> None:
+    configure(NX_LOG_PATH=tmp_path / "logs")
+    package = logging.getLogger("nexus_tasks")
+    handlers, level = list(package.handlers), package.level
+    try:
+        after_setup_logger.send(sender=None)
+        package.info("exported")
+        assert "exported" in (tmp_path / "logs" / "nexuslims_record_builder.log").read_text()
+    finally:
+        for handler in [handler for handler in package.handlers if handler not in handlers]:
+            package.removeHandler(handler)
+            handler.close()
+        package.setLevel(level)

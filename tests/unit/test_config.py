@@ -1,0 +1,315 @@
+# ruff: noqa: SIM300 - the names of settings are upper case, but they are no constants
+import importlib
+import os
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from nexus_tasks import config
+from nexus_tasks.config import Settings, SettingsError, get_settings, load_settings
+from nexus_tasks.states import Strategy
+
+SECRETS = {
+    "NX_DATABASE_URL": "postgresql://nexus:s3cret-database@127.0.0.1/nexus",
+    "NX_BROKER_URL": "redis://:s3cret-broker@127.0.0.1:6379/0",
+    "NX_RESULT_BACKEND_URL": "redis://:s3cret-results@127.0.0.1:6379/1",
+    "NX_CDCS_TOKEN": "s3cret-cdcs",
+    "NX_ELABFTW_API_KEY": "s3cret-elabftw",
+    "NX_LABARCHIVES_ACCESS_PASSWORD": "s3cret-labarchives",
+    "NX_LABARCHIVES_USER_ID": "s3cret-uid",
+}
+SERVICES = ("NX_CDCS_URL", "NX_ELABFTW_URL", "NX_LABARCHIVES_URL")
+
+SetAll = Callable[..., None]
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SetAll]:
+    """Set NX_* for this test, in an empty working directory; what the machine has set does not count."""
+    for name in [name for name in os.environ if name.startswith("NX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def set_all(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+
+    set_all()
+    yield set_all
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+def refusal_of(**values: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(**values)
+    return str(refused.value)
+
+
+def complaint() -> str:
+    """What is said about the environment; nothing when it is fine."""
+    try:
+        get_settings()
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def test_settings_are_read_from_the_environment(configure: SetAll) -> None:
+    configure(
+        NX_CDCS_URL="https://cdcs.example.org",
+        NX_CDCS_TOKEN="abc",
+        NX_ELABFTW_EXPERIMENT_CATEGORY="3",
+        NX_LOG_PATH="/var/log/nexus",
+        NX_RETRY_DELAYS="1, 2.5,10",
+        NX_PLUGINS_PATH="/opt/one,/opt/two",
+    )
+    settings = get_settings()
+    assert settings.NX_CDCS_URL == "https://cdcs.example.org"
+    assert settings.NX_CDCS_TOKEN == SecretStr("abc")
+    assert settings.NX_ELABFTW_EXPERIMENT_CATEGORY == 3
+    assert settings.log_path == Path("/var/log/nexus")
+    assert settings.NX_RETRY_DELAYS == [1, 2.5, 10]
+    assert settings.NX_PLUGINS_PATH == [Path("/opt/one"), Path("/opt/two")]
+
+
+def test_settings_are_read_from_a_env_file_in_the_working_directory(configure: SetAll, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# NexusLIMS\nNX_CDCS_URL='https://cdcs.example.org'\nNX_CDCS_TOKEN=abc\nNX_EXPORT_STRATEGY=best_effort\n"
+        "NX_CLUSTER_CONFIG=not ours\nPATH_OF_OTHERS=1\n"
+    )
+    settings = get_settings()
+    assert settings.NX_CDCS_URL == "https://cdcs.example.org"
+    assert settings.NX_CDCS_TOKEN == SecretStr("abc")
+    assert settings.NX_EXPORT_STRATEGY is Strategy.BEST_EFFORT
+
+
+def test_the_environment_wins_over_the_env_file(configure: SetAll, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("NX_CDCS_URL=https://file.example.org\n")
+    configure(NX_CDCS_URL="https://environment.example.org")
+    assert get_settings().NX_CDCS_URL == "https://environment.example.org"
+
+
+def test_nothing_has_to_be_set(configure: SetAll) -> None:
+    settings = get_settings()
+    assert settings.NX_EXPORT_STRATEGY is Strategy.ALL
+    assert settings.NX_CDCS_URL is None
+    assert settings.NX_CDCS_TOKEN is None
+    assert settings.NX_PLUGINS_PATH == []
+
+
+def test_the_snippet_of_the_documentation_prints_the_addresses(
+    configure: SetAll, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(NX_CDCS_URL="https://cdcs.example.org", NX_ELABFTW_URL="https://elabftw.example.org")
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(
+        "from nexus_tasks.config import settings\n"
+        'print(f"CDCS URL: {settings.NX_CDCS_URL}")\n'
+        'print(f"eLabFTW URL: {settings.NX_ELABFTW_URL}")\n'
+    )
+    runpy.run_path(str(snippet))
+    printed = capsys.readouterr().out
+    assert printed == "CDCS URL: https://cdcs.example.org\neLabFTW URL: https://elabftw.example.org\n"
+
+
+def test_settings_of_the_module_are_those_of_the_process(configure: SetAll) -> None:
+    assert config.settings is get_settings()
+    assert importlib.import_module("nexus_tasks.config").settings is get_settings()
+
+
+def test_the_module_has_no_other_attribute_that_it_makes_up() -> None:
+    assert not hasattr(config, "no_such_setting")
+
+
+def test_settings_are_read_once_and_do_not_change(configure: SetAll, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = get_settings()
+    monkeypatch.setenv("NX_CDCS_URL", "https://later.example.org")
+    assert get_settings() is before
+    with pytest.raises(ValidationError, match="frozen"):
+        before.NX_CDCS_URL = "https://changed.example.org"
+
+
+def test_overrides_win_over_the_environment(configure: SetAll) -> None:
+    configure(NX_EXPORT_STRATEGY="best_effort")
+    assert load_settings(NX_EXPORT_STRATEGY="first_success").NX_EXPORT_STRATEGY is Strategy.FIRST_SUCCESS
+
+
+@pytest.mark.parametrize("value", ["all", "first_success", "best_effort"])
+def test_the_strategies_of_the_documentation_are_known(configure: SetAll, value: str) -> None:
+    configure(NX_EXPORT_STRATEGY=value)
+    assert get_settings().NX_EXPORT_STRATEGY == value
+
+
+def test_another_strategy_is_refused_with_the_ones_there_are(configure: SetAll) -> None:
+    configure(NX_EXPORT_STRATEGY="whatever")
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    message = str(refused.value)
+    assert message.startswith("NX_EXPORT_STRATEGY ")
+    assert all(strategy in message for strategy in Strategy)
+    assert "whatever" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NX_CDCS_URL", "cdcs-of-the-lab"),
+        ("NX_ELABFTW_URL", "ftp://elabftw-of-the-lab"),
+        ("NX_LABARCHIVES_URL", "https:///labarchives-of-the-lab"),
+        ("NX_ELABFTW_EXPERIMENT_CATEGORY", "microscopy-of-the-lab"),
+        ("NX_DATABASE_URL", "mysql://nexus:of-the-lab@127.0.0.1/nexus"),
+        ("NX_DATABASE_URL", "host=127.0.0.1 password=of-the-lab"),
+        ("NX_BROKER_URL", "https://guest:of-the-lab@127.0.0.1"),
+        ("NX_RESULT_BACKEND_URL", "amqp://guest:of-the-lab@127.0.0.1"),
+        ("NX_RETRY_DELAYS", "of-the-lab"),
+        ("NX_RETRY_DELAYS", "60,-1"),
+        ("NX_TRIES", "0"),
+        ("NX_MAX_FAILURES", "of-the-lab"),
+        ("NX_CALL_DEADLINE", "-60"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
+    configure: SetAll, name: str, value: str
+) -> None:
+    configure(**{name: value})
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    message = str(refused.value)
+    assert message.startswith(f"{name} ")
+    assert message.endswith(".")
+    assert "\n" not in message
+    assert "of-the-lab" not in message
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "pass[s3cret]word",  # Python takes what stands in brackets for an IPv6 address, and repeats it
+        "s3cret\N{ACCOUNT OF}",  # Python normalises the address, and repeats it
+        "pass[s3cret",
+        "s3cret%zz",
+        "s3cret:/?#",
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("NX_DATABASE_URL", "postgresql"), ("NX_BROKER_URL", "redis"), ("NX_CDCS_URL", "https")]
+)
+def test_a_password_that_breaks_an_address_is_not_repeated(
+    configure: SetAll, name: str, scheme: str, password: str
+) -> None:
+    configure(**{name: f"{scheme}://nexus:{password}@127.0.0.1/nexus"})
+    message = complaint()
+    assert "s3cret" not in message
+    assert all(line.startswith(f"{name} ") for line in message.splitlines())
+
+
+def test_each_wrong_setting_has_its_own_line(configure: SetAll) -> None:
+    message = refusal_of(NX_CDCS_URL="nowhere", NX_TRIES="many", NX_BROKER_URL="carrier-pigeon://")
+    assert sorted(line.split()[0] for line in message.splitlines()) == ["NX_BROKER_URL", "NX_CDCS_URL", "NX_TRIES"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize(
+    "address", ["https://user:s3cret@example.org", "https://s3cret@example.org", "https://:s3cret@example.org"]
+)
+def test_the_address_of_a_service_holds_no_password(configure: SetAll, name: str, address: str) -> None:
+    message = refusal_of(**{name: address})
+    assert message == f"{name} must not hold a user name or password."
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_slash_at_the_end_of_an_address_makes_no_difference(configure: SetAll, name: str) -> None:
+    assert getattr(load_settings(**{name: "https://example.org/nexus/"}), name) == "https://example.org/nexus"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_never_shows(configure: SetAll, name: str) -> None:
+    configure(**{name: SECRETS[name]})
+    settings = get_settings()
+    shown = [
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        str(settings.model_dump()),
+        repr(getattr(settings, name)),
+        f"{getattr(settings, name)}",
+    ]
+    assert not [text for text in shown if "s3cret" in text]
+    assert getattr(settings, name).get_secret_value() == SECRETS[name]
+
+
+def test_a_secret_does_not_show_when_another_setting_is_wrong(configure: SetAll) -> None:
+    configure(**SECRETS, NX_CDCS_URL="nowhere")
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+    assert "s3cret" not in str(refused.value)
+
+
+def test_results_go_to_a_redis_broker_unless_another_place_is_named(configure: SetAll) -> None:
+    assert load_settings(NX_BROKER_URL="redis://valkey:6379/3").result_backend_url == "redis://valkey:6379/3"
+    elsewhere = load_settings(NX_BROKER_URL="redis://valkey/3", NX_RESULT_BACKEND_URL="redis://valkey/4")
+    assert elsewhere.result_backend_url == "redis://valkey/4"
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_a_rabbitmq_broker_needs_a_result_backend(configure: SetAll, scheme: str) -> None:
+    settings = load_settings(NX_BROKER_URL=f"{scheme}://guest:s3cret@rabbitmq//")
+    with pytest.raises(SettingsError, match=r"^NX_RESULT_BACKEND_URL is missing: .*\.$") as refused:
+        _ = settings.result_backend_url
+    assert "s3cret" not in str(refused.value)
+    with_results = load_settings(NX_BROKER_URL=f"{scheme}://rabbitmq//", NX_RESULT_BACKEND_URL="redis://valkey/0")
+    assert with_results.result_backend_url == "redis://valkey/0"
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NX_CDCS_URL",
+        "NX_CDCS_TOKEN",
+        "NX_ELABFTW_URL",
+        "NX_ELABFTW_API_KEY",
+        "NX_ELABFTW_EXPERIMENT_CATEGORY",
+        "NX_ELABFTW_EXPERIMENT_STATUS",
+        "NX_LABARCHIVES_URL",
+        "NX_LABARCHIVES_ACCESS_KEY_ID",
+        "NX_LABARCHIVES_ACCESS_PASSWORD",
+        "NX_LABARCHIVES_USER_ID",
+        "NX_LABARCHIVES_NOTEBOOK_ID",
+        "NX_RESULT_BACKEND_URL",
+        "NX_RECORDS_PATH",
+        "NX_LOG_PATH",
+        "NX_INSTRUMENT_DATA_PATH",
+        "NX_CA_BUNDLE",
+    ],
+)
+def test_an_empty_optional_setting_counts_as_not_set(configure: SetAll, name: str, empty: str) -> None:
+    configure(**{name: empty})
+    assert getattr(get_settings(), name) is None
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_setting_has_its_default(configure: SetAll, name: str) -> None:
+    configure(**{name: ""})
+    assert getattr(get_settings(), name) == Settings.model_fields[name].default
+
+
+def test_folders_are_under_the_data_path_unless_named(configure: SetAll) -> None:
+    settings = load_settings(NX_DATA_PATH="/srv/nexus")
+    assert settings.records_path == Path("/srv/nexus/records")
+    assert settings.log_path == Path("/srv/nexus/logs")
+    assert settings.previews_path == Path("/srv/nexus/previews")
+    named = load_settings(NX_DATA_PATH="/srv/nexus", NX_RECORDS_PATH="/srv/records", NX_LOG_PATH="/var/log/nexus")
+    assert named.records_path == Path("/srv/records")
+    assert named.log_path == Path("/var/log/nexus")
+
+
+def test_every_setting_has_a_name_that_begins_with_nx() -> None:
+    assert all(name.startswith("NX_") for name in Settings.model_fields)

@@ -42,6 +42,16 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
+def _split_windows(value: Any) -> Any:
+    if isinstance(value, str):
+        return dict(part.split("=", 1) for part in _split_commas(value) if "=" in part or _no_window(part))
+    return value
+
+
+def _no_window(part: str) -> bool:
+    raise ValueError(f"must be destination=number, separated by commas, not {part!r}")
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -53,6 +63,7 @@ OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
 OptionalNumber = Annotated[int | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
+Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_windows)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
 
 
@@ -92,6 +103,20 @@ class Settings(BaseSettings):
         default=75, ge=1, description="failed attempts after which a delivery fails for good (75 is about 3 days)"
     )
     NX_DISPATCH_INTERVAL: float = Field(default=5, gt=0, description="seconds between two dispatches by beat")
+    NX_WINDOWS: Windows = Field(
+        default={},
+        description="records on their way to a destination at once, where not the plugin's: elabftw=4,cdcs=8",
+    )
+    NX_LEASE_MARGIN: float = Field(
+        default=30, gt=0, description="seconds that a worker's lease on a delivery outlasts the deadline of a call"
+    )
+    NX_LOOKUP_GRACE: float = Field(
+        default=30, ge=0, description="seconds after a call's deadline in which its object may still appear over there"
+    )
+    NX_RUN_PATIENCE: float = Field(default=120, gt=0, description="seconds without any event after which a run is lost")
+    NX_PAUSE_AFTER: int = Field(default=5, ge=1, description="records failing in a row that pause a destination")
+    NX_PAUSE_FIRST: float = Field(default=30, gt=0, description="seconds of a destination's first pause; it doubles")
+    NX_PAUSE_LONGEST: float = Field(default=600, gt=0, description="seconds of its longest pause")
 
     # --- HTTP
     NX_CONNECT_TIMEOUT: float = Field(default=5, gt=0, description="seconds to reach a service")

@@ -70,7 +70,7 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     """
     enabled = deployment.registry.enabled
     frozen = freeze(enabled)
-    windows = {destination.name: window_of(destination) for destination in enabled}
+    windows = {destination.name: window_of(destination, deployment.settings.NX_WINDOWS) for destination in enabled}
     record_ids = []
     problem = None
     try:
@@ -118,11 +118,10 @@ def _take_over(
     )
     if record_id is None:
         known = records.of_session(connection, record.session_identifier)
-        if known is None or known.sha256 != sha256:
-            raise EnqueueError(
-                f"Session {record.session_identifier} has a record with other contents already: "
-                "replacing a record is not possible yet."
-            )
+        if known is None:
+            raise EnqueueError(f"The record of session {record.session_identifier} is being removed: try again.")
+        if known.sha256 != sha256:  # rebuilt: its deliveries are brought up to date in place
+            records.replace(connection, known.id, document=document, sha256=sha256, activities=record.activities)
         return known.id
     deliveries.add(connection, record_id, frozen)
     sessions.record_generated(
@@ -164,7 +163,7 @@ def _title(record: RecordToExport) -> str:
 
 def _send(deployment: Deployment) -> str | None:
     try:
-        dispatch(deployment.app, deployment.engine)
+        dispatch(deployment.app, deployment.engine, deployment.settings)
     except BrokerError as error:
         logger.warning("%s", error)
         return str(error)

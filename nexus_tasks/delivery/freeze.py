@@ -29,6 +29,7 @@ def freeze(destinations: Sequence[ExportDestination]) -> list[FrozenDestination]
                 priority=destination.priority,
                 depends_on=tuple(name for name in declared if name in names and name not in requires),
                 requires=requires,
+                updates=bool(getattr(destination, "updates", False)),
             )
         )
     _refuse_cycles(frozen)

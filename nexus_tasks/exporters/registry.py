@@ -10,12 +10,12 @@ import logging
 import pkgutil
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from nexus_tasks.config import get_settings
@@ -76,9 +76,9 @@ def get_destination(name: str) -> ExportDestination | None:
     return get_registry().get(name)
 
 
-def window_of(destination: ExportDestination) -> int:
-    """How many records may be on their way to it at once, over all workers."""
-    return int(getattr(destination, "window", DEFAULT_WINDOW))
+def window_of(destination: ExportDestination, windows: Mapping[str, int] = MappingProxyType({})) -> int:
+    """How many records may be on their way to it at once, over all workers; `windows` (a setting) comes first."""
+    return int(windows.get(destination.name, getattr(destination, "window", DEFAULT_WINDOW)))
 
 
 def discover(plugin_folders: Sequence[Path]) -> Registry:

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, records, runs, sessions
+from nexus_tasks.db import deliveries, destinations, records, runs, sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.db.rows import DeliveryRow, RecordRow
+from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
 
@@ -72,7 +72,10 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
             item.record_id: item.deliveries
             for item in deliveries.of_records(connection, [record.id for record in by_session.values()])
         }
-        attempts = {record_id: runs.attempts_of_record(connection, record_id) for record_id in by_record}
+        attempts: dict[int, list[AttemptRow]] = {record_id: [] for record_id in by_record}
+        for attempt in runs.attempts_of_records(connection, list(by_record)):
+            attempts[attempt.record_id].append(attempt)
+        paused = {row.name for row in destinations.all_rows(connection) if not row.health.well}
         now = deliveries.clock(connection)
     views = []
     for session in found:
@@ -90,7 +93,9 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
                 record=_document_path(record, settings),
                 handed_over_at=record.created_at if record else None,
                 deliveries=tuple(_delivery_status(row, counted, started) for row in rows),
-                moving=in_a_run or any(row.due(now) for row in rows) or _to_be_archived(record, rows, session.status),
+                moving=in_a_run
+                or any(row.due(now) and row.destination not in paused for row in rows)
+                or _to_be_archived(record, rows, session.status),
             )
         )
     return views

@@ -61,6 +61,12 @@ def of_session(connection: Connection, session_identifier: str) -> RecordRow | N
     return RecordRow(*row) if row else None
 
 
+def lock_of_session(connection: Connection, session_identifier: str) -> RecordRow:
+    """The record of a session that has one, locked until the end of the transaction."""
+    statement = _RECORDS.where(Record.session_identifier == session_identifier).with_for_update(key_share=True)
+    return RecordRow(*connection.execute(statement).one())
+
+
 def get(connection: Connection, record_id: int) -> RecordRow:
     """The record of that id."""
     return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id)).one())

@@ -44,7 +44,7 @@ class Lease:
         self.ends = max(self.ends, asked_at + lasting)
 
     def check(self) -> None:
-        """Make sure that a call may begin now; a lease that would end before the call is extended. Raises as `extend`."""
+        """Make sure that a call may begin now, extending a lease that would end before the call. Raises as `extend`."""
         if self.ends - time.monotonic() < self.call_deadline:
             with transaction(self.engine) as connection:
                 self.extend(connection)

@@ -8,7 +8,7 @@ import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,8 +25,17 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message is one plain sentence per setting, naming it."""
 
 
+def _parts(value: str) -> SplitResult:
+    """The parts of an address; what is wrong with one is said without repeating any of it: it may hold a password."""
+    try:
+        return urlsplit(value)
+    except ValueError:
+        msg = "is not an address: characters such as [ ] # ? in a password must be percent-encoded"
+        raise ValueError(msg) from None
+
+
 def _web_address(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _parts(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         msg = "must be a web address such as https://cdcs.example.org"
         raise ValueError(msg)
@@ -70,7 +79,9 @@ Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
 class Settings(BaseSettings):
     """Every setting, with its default; durations are in seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
     # --- the truth and the conveyor belt
     NX_DATABASE_URL: SecretStr = Field(
@@ -147,7 +158,7 @@ class Settings(BaseSettings):
     @field_validator("NX_DATABASE_URL")
     @classmethod
     def _postgresql_only(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgresql+psycopg"}:
+        if _parts(value.get_secret_value()).scheme not in {"postgresql", "postgresql+psycopg"}:
             msg = "must start with postgresql://"
             raise ValueError(msg)
         return value
@@ -159,7 +170,7 @@ class Settings(BaseSettings):
             return None
         known = {"redis", "rediss", "sentinel"}
         known |= {"amqp", "amqps"} if info.field_name == "NX_BROKER_URL" else {"rpc", "db+postgresql+psycopg"}
-        if urlsplit(value.get_secret_value()).scheme not in known:
+        if _parts(value.get_secret_value()).scheme not in known:
             msg = f"must start with one of {', '.join(sorted(scheme + '://' for scheme in known))}"
             raise ValueError(msg)
         return value

@@ -201,19 +201,27 @@ def _due(destination: str) -> Any:
 
 
 def _free(destination: str, paused: Collection[str]) -> Any:
-    """Select the records whose delivery to `destination` is due, and held back by no other delivery."""
-    earlier = aliased(Delivery)
-    goes_first = and_(earlier.state == DeliveryState.PENDING, earlier.deaths < ALONE_AFTER)
-    held_back = select(earlier.id).where(
-        earlier.record_id == Delivery.record_id,
-        or_(
-            and_(
-                goes_first,  # one that waits has failed a run already
-                earlier.destination == any_(Delivery.depends_on),
-                earlier.destination.not_in(paused),
+    """Select the records whose delivery to `destination` is due, and held back by no other one that can go first."""
+    other = aliased(Delivery)
+    untried = and_(other.state == DeliveryState.PENDING, other.deaths < ALONE_AFTER)
+    tried_and_due = and_(other.state == DeliveryState.WAITING, other.next_attempt_at <= func.now())
+    more_important = other.priority > Delivery.priority
+    this_was_tried = Delivery.state == DeliveryState.WAITING
+    goes_before = or_(
+        and_(untried, other.destination == any_(Delivery.depends_on)),  # one that waits has failed a run already
+        and_(
+            Record.strategy == Strategy.FIRST_SUCCESS,  # one at a time, as `plan` chooses it
+            or_(
+                and_(untried, or_(more_important, this_was_tried)),
+                and_(tried_and_due, this_was_tried, more_important),
             ),
-            and_(goes_first, Record.strategy == Strategy.FIRST_SUCCESS, earlier.priority > Delivery.priority),
         ),
+    )
+    held_back = select(other.id).where(
+        other.record_id == Delivery.record_id,
+        other.id != Delivery.id,
+        other.destination.not_in(paused),
+        goes_before,
     )
     return (
         _due(destination)

@@ -55,7 +55,8 @@ def write_missing(connection: Connection, record_id: int, session_identifier: st
         "attempt_id",
     ]
     statement = insert(UploadLog).from_select(columns, missing)
-    return connection.execute(statement.on_conflict_do_nothing(index_elements=[UploadLog.attempt_id])).rowcount
+    added = statement.on_conflict_do_nothing(index_elements=[UploadLog.attempt_id]).returning(UploadLog.id)
+    return len(connection.execute(added).all())
 
 
 # a death is no answer, unless the delivery failed by it; only then it has a message

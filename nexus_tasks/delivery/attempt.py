@@ -24,8 +24,16 @@ from nexus_tasks.delivery.checkpoint import DeliveryCheckpoint, NotYetResolvable
 from nexus_tasks.delivery.digest import digest
 from nexus_tasks.delivery.health import PausePolicy, TryFacts, after_answer, after_failure
 from nexus_tasks.delivery.lease import Lease, LeaseLostError
+from nexus_tasks.delivery.plain import plain_text
 from nexus_tasks.delivery.recovery import death_message
-from nexus_tasks.delivery.retry import RetryPolicy, after_result, not_tried, put_off
+from nexus_tasks.delivery.retry import (
+    MAX_MESSAGE_CHARACTERS,
+    RetryPolicy,
+    after_result,
+    asked_wait,
+    not_tried,
+    put_off,
+)
 from nexus_tasks.delivery.retry import after_failure as end_after_failure
 from nexus_tasks.exporters.base import (
     Activity,
@@ -120,9 +128,6 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
 
     Raises `LeaseLostError`, `NotYetResolvableError` and `DatabaseError` as they come from the checkpoint.
     """
-    valid, problem = destination.validate_config()
-    if not valid:
-        raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")
     record = this.record
     zone = ZoneInfo(record.timezone)
     context = ExportContext(
@@ -138,8 +143,14 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         checkpoint=DeliveryCheckpoint(engine, this.attempt.delivery_id, this.lease, settings.NX_LOOKUP_GRACE),
     )
     try:
+        valid, problem = destination.validate_config()
+        if not valid:
+            raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")
         with before_each_write(this.lease.check):
-            return destination.export(context)
+            result = destination.export(context)
+        if not isinstance(result, ExportResult):
+            raise TypeError(f"it returned {type(result).__name__} instead of an ExportResult")
+        return result
     except (ExportError, LeaseLostError, NotYetResolvableError, DatabaseError):
         raise
     except OSError as error:  # requests' exceptions among them: the network, the file system
@@ -152,7 +163,7 @@ def can_be_tried_again(engine: Engine, this: Try, error: TransientError) -> bool
     """Whether Celery may try again within the run: not a probe, not a paused destination, no long wait asked for."""
     with transaction(engine) as connection:
         health = destinations.health(connection, this.attempt.destination)
-    return not this.probe and health.well and (error.retry_after or 0) <= LONGEST_WAIT_IN_A_RUN_S
+    return not this.probe and health.well and asked_wait(error) <= LONGEST_WAIT_IN_A_RUN_S
 
 
 def set_aside(engine: Engine, this: Try, settings: Settings, error: TransientError, countdown: float) -> None:
@@ -162,7 +173,7 @@ def set_aside(engine: Engine, this: Try, settings: Settings, error: TransientErr
         if attempt is None or attempt.lease_token != this.lease.token:
             return
         patience = timedelta(seconds=countdown + settings.NX_RUN_PATIENCE)
-        runs.set_aside(connection, attempt, str(error), patience)
+        runs.set_aside(connection, attempt, plain_text(str(error), MAX_MESSAGE_CHARACTERS), patience)
         _record_health(connection, attempt, error, settings)
 
 
@@ -204,13 +215,13 @@ def _record_health(connection: Connection, attempt: AttemptRow, outcome: Outcome
     if isinstance(outcome, ExportResult | PermanentError):
         changed = after_answer(health, facts)
     else:
-        retry_after = getattr(outcome, "retry_after", None) or 0
+        retry_after = asked_wait(outcome)
         changed = after_failure(
             health,
             facts,
             deliveries.clock(connection),
             PausePolicy(settings.NX_PAUSE_AFTER, settings.NX_PAUSE_FIRST, settings.NX_PAUSE_LONGEST),
-            reason=str(outcome),
+            reason=plain_text(str(outcome), MAX_MESSAGE_CHARACTERS),
             at_once=isinstance(outcome, ConfigurationError),
             retry_after=retry_after if retry_after > LONGEST_WAIT_IN_A_RUN_S else 0,
         )

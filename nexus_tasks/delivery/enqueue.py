@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Connection
 
@@ -75,6 +75,7 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     problem = None
     try:
         for record in to_export:
+            _check_zone(record)
             document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
                 destinations.ensure(connection, windows)
@@ -156,6 +157,16 @@ def _know_session(connection: Connection, record: RecordToExport) -> SessionRow:
             f"not to {record.instrument_pid}."
         )
     return known[0]
+
+
+def _check_zone(record: RecordToExport) -> None:
+    try:
+        ZoneInfo(record.timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise EnqueueError(
+            f"Session {record.session_identifier}: there is no time zone {record.timezone!r}, "
+            "use an IANA name such as Europe/Berlin."
+        ) from error
 
 
 def _title(record: RecordToExport) -> str:

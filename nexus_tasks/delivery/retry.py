@@ -3,15 +3,18 @@
 Short retries are Celery's, inside the run (see `tasks`); these are the long ones, kept in PostgreSQL.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from nexus_tasks.db.rows import AttemptEnd
-from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportResult, PermanentError, TransientError
+from nexus_tasks.delivery.plain import plain_json, plain_text
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportResult, PermanentError
 from nexus_tasks.states import AttemptState, DeliveryState
 
 MAX_MESSAGE_CHARACTERS = 2000
+LONGEST_RETRY_AFTER_S = 86_400  # no service is left alone for longer than a day
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ def after_result(result: ExportResult, failures: int) -> AttemptEnd:
         state=AttemptState.SUCCEEDED,
         delivery_state=DeliveryState.SUCCEEDED,
         failures=failures,
-        remote_record_id=result.record_id,
-        remote_record_url=result.record_url,
-        remote_metadata=result.metadata,
+        remote_record_id=None if result.record_id is None else _short(str(result.record_id)),
+        remote_record_url=None if result.record_url is None else _short(str(result.record_url)),
+        remote_metadata=plain_json(result.metadata),
     )
 
 
@@ -59,9 +62,17 @@ def after_failure(
         if unresolved_for is not None:
             message += " The object may exist over there: nobody knows how a creating call ended."
         return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.FAILED, failures, error_message=_short(message))
-    asked_for = timedelta(seconds=(error.retry_after or 0) if isinstance(error, TransientError) else 0)
+    asked_for = timedelta(seconds=asked_wait(error))
     wait = max(policy.delay(failures), asked_for, unresolved_for or timedelta())
     return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.WAITING, failures, wait, _short(str(error)))
+
+
+def asked_wait(error: BaseException | None) -> float:
+    """The seconds that a service asked to be left alone; 0 if it did not, or asked for nonsense."""
+    seconds = getattr(error, "retry_after", None)
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return 0
+    return min(max(0, seconds), LONGEST_RETRY_AFTER_S)
 
 
 def not_tried(state: AttemptState, reason: str) -> AttemptEnd:
@@ -79,4 +90,4 @@ def _refused(message: str, failures: int) -> AttemptEnd:
 
 
 def _short(message: str) -> str:
-    return message[:MAX_MESSAGE_CHARACTERS]
+    return plain_text(message, MAX_MESSAGE_CHARACTERS)

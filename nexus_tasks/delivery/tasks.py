@@ -20,6 +20,7 @@ from nexus_tasks.delivery.canvas import ARCHIVE, COLLECT, DISPATCH, EXPORT, FINA
 from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
 from nexus_tasks.delivery.dispatch import BrokerError, dispatch
 from nexus_tasks.delivery.lease import LeaseLostError
+from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
 from nexus_tasks.exporters.registry import Registry, get_destination
@@ -101,7 +102,7 @@ class ExportTask(_DatabaseTask):
             return
         longest = settings.NX_TRY_BACKOFF * 2 ** (tries - 1)
         jittered = random.uniform(min(LEAST_BACKOFF_S, longest), longest)  # noqa: S311 - not a secret
-        countdown = max(jittered, error.retry_after or 0)
+        countdown = max(jittered, asked_wait(error))
         patiently(lambda: attempt.set_aside(_engine(), begun, settings, error, countdown))
         try:
             raise self.retry(exc=error, countdown=countdown, max_retries=None)

@@ -143,20 +143,24 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         checkpoint=DeliveryCheckpoint(engine, this.attempt.delivery_id, this.lease, settings.NX_LOOKUP_GRACE),
     )
     try:
-        valid, problem = destination.validate_config()
-        if not valid:
-            raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")
-        with before_each_write(this.lease.check):
-            result = destination.export(context)
-        if not isinstance(result, ExportResult):
-            raise TypeError(f"it returned {type(result).__name__} instead of an ExportResult")
-        return result
+        return _export(destination, context, this.lease)
     except (ExportError, LeaseLostError, NotYetResolvableError, DatabaseError):
         raise
     except OSError as error:  # requests' exceptions among them: the network, the file system
         raise TransientError(f"{type(error).__name__} in the plugin {destination.name}") from error
     except Exception as error:
         raise PermanentError(f"The plugin {destination.name} failed: {type(error).__name__}: {error}") from error
+
+
+def _export(destination: ExportDestination, context: ExportContext, lease: Lease) -> ExportResult:
+    valid, problem = destination.validate_config()
+    if not valid:
+        raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")
+    with before_each_write(lease.check):
+        result: Any = destination.export(context)
+    if not isinstance(result, ExportResult):
+        raise TypeError(f"it returned {type(result).__name__} instead of an ExportResult")
+    return result
 
 
 def can_be_tried_again(engine: Engine, this: Try, error: TransientError) -> bool:

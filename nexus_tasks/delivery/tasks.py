@@ -86,7 +86,7 @@ class ExportTask(_DatabaseTask):
         if finished.run_is_over:
             settle(engine, begun.record.id)
         if finished.made_room or finished.run_is_over:
-            _wake(self.app)
+            _dispatch(self.app)
         return finished.result
 
     def _destination(self) -> ExportDestination:
@@ -174,10 +174,3 @@ def _dispatch(app: Celery) -> int:
     except BrokerError as error:
         logger.warning("%s", error)
         return 0
-
-
-def _wake(app: Celery) -> None:
-    try:
-        app.send_task(DISPATCH)
-    except Exception as error:  # noqa: BLE001 - beat dispatches in a few seconds anyway
-        logger.warning("Could not ask for a dispatch: %s", error)

@@ -175,7 +175,8 @@ def _refuse_unfit(destination: Any, found: Collection[str]) -> None:
         raise _UnfitError("it lacks one of name, priority, enabled, validate_config, export")
     if not NAME.fullmatch(destination.name):
         raise _UnfitError(f"its name {destination.name!r} must be lower-case letters, digits, '_' or '-'")
-    if not isinstance(destination.priority, int) or not 0 <= destination.priority <= 1000:
+    priority: Any = destination.priority
+    if not isinstance(priority, int) or not 0 <= priority <= 1000:
         raise _UnfitError("its priority must be a whole number from 0 to 1000")
     if destination.name in found:
         raise _UnfitError(f"there is a destination named {destination.name!r} already")

@@ -1,11 +1,11 @@
-# make install | demo | test | lint | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
+# make install | demo | test | chaos | lint | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: install demo test lint lock clean
+.PHONY: install demo test chaos lint lock clean
 .SILENT:
 
 install: $(VENV)/.synced
@@ -24,6 +24,9 @@ demo: install
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: install
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

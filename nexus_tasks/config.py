@@ -8,7 +8,7 @@ import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,8 +25,17 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message is one plain sentence per setting, naming it."""
 
 
+def _parts(value: str) -> SplitResult:
+    """The parts of an address; what is wrong with one is said without repeating any of it: it may hold a password."""
+    try:
+        return urlsplit(value)
+    except ValueError:
+        msg = "is not an address: characters such as [ ] # ? in a password must be percent-encoded"
+        raise ValueError(msg) from None
+
+
 def _web_address(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _parts(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         msg = "must be a web address such as https://cdcs.example.org"
         raise ValueError(msg)
@@ -42,6 +51,16 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
+def _split_windows(value: Any) -> Any:
+    if isinstance(value, str):
+        return dict(part.split("=", 1) for part in _split_commas(value) if "=" in part or _no_window(part))
+    return value
+
+
+def _no_window(part: str) -> bool:
+    raise ValueError(f"must be destination=number, separated by commas, not {part!r}")
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -53,13 +72,16 @@ OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
 OptionalNumber = Annotated[int | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
+Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_windows)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
 
 
 class Settings(BaseSettings):
     """Every setting, with its default; durations are in seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
     # --- the truth and the conveyor belt
     NX_DATABASE_URL: SecretStr = Field(
@@ -92,6 +114,20 @@ class Settings(BaseSettings):
         default=75, ge=1, description="failed attempts after which a delivery fails for good (75 is about 3 days)"
     )
     NX_DISPATCH_INTERVAL: float = Field(default=5, gt=0, description="seconds between two dispatches by beat")
+    NX_WINDOWS: Windows = Field(
+        default={},
+        description="records on their way to a destination at once, where not the plugin's: elabftw=4,cdcs=8",
+    )
+    NX_LEASE_MARGIN: float = Field(
+        default=30, gt=0, description="seconds that a worker's lease on a delivery outlasts the deadline of a call"
+    )
+    NX_LOOKUP_GRACE: float = Field(
+        default=30, ge=0, description="seconds after a call's deadline in which its object may still appear over there"
+    )
+    NX_RUN_PATIENCE: float = Field(default=120, gt=0, description="seconds without any event after which a run is lost")
+    NX_PAUSE_AFTER: int = Field(default=5, ge=1, description="records failing in a row that pause a destination")
+    NX_PAUSE_FIRST: float = Field(default=30, gt=0, description="seconds of a destination's first pause; it doubles")
+    NX_PAUSE_LONGEST: float = Field(default=600, gt=0, description="seconds of its longest pause")
 
     # --- HTTP
     NX_CONNECT_TIMEOUT: float = Field(default=5, gt=0, description="seconds to reach a service")
@@ -122,7 +158,7 @@ class Settings(BaseSettings):
     @field_validator("NX_DATABASE_URL")
     @classmethod
     def _postgresql_only(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgresql+psycopg"}:
+        if _parts(value.get_secret_value()).scheme not in {"postgresql", "postgresql+psycopg"}:
             msg = "must start with postgresql://"
             raise ValueError(msg)
         return value
@@ -134,7 +170,7 @@ class Settings(BaseSettings):
             return None
         known = {"redis", "rediss", "sentinel"}
         known |= {"amqp", "amqps"} if info.field_name == "NX_BROKER_URL" else {"rpc", "db+postgresql+psycopg"}
-        if urlsplit(value.get_secret_value()).scheme not in known:
+        if _parts(value.get_secret_value()).scheme not in known:
             msg = f"must start with one of {', '.join(sorted(scheme + '://' for scheme in known))}"
             raise ValueError(msg)
         return value

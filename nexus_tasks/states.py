@@ -51,6 +51,14 @@ class RunState(StrEnum):
     LOST = "lost"
 
 
+class RunKind(StrEnum):
+    """Why a run was planned."""
+
+    NORMAL = "normal"
+    PROBE = "probe"  # one delivery, one call: is the destination well again?
+    ALONE = "alone"  # one delivery whose workers have died; only one such run at a time
+
+
 class AttemptState(StrEnum):
     """One delivery inside one run."""
 

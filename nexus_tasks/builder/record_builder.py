@@ -44,12 +44,16 @@ def process_new_records(
     deployment: Deployment | None = None,
     *,
     identifiers: Sequence[str] | None = None,
+    rebuild: bool = False,
     on_outcome: Callable[[SessionOutcome], None] = lambda _: None,
 ) -> list[SessionOutcome]:
     """Build every session that is `TO_BE_BUILT` (or those of `identifiers` that are), oldest first, and hand it over.
 
-    `on_outcome` hears of each as it is done. A session whose data folder cannot be read stays `TO_BE_BUILT`; one whose
-    record cannot be built becomes `ERROR`, one without files `NO_FILES_FOUND`. Any number of builders may run at once.
+    With `rebuild`, those of `identifiers` are built again whatever their status: a record that comes out differently
+    replaces the one before, and the destinations are brought up to date in place. `on_outcome` hears of each as it is
+    done. A session whose data folder cannot be read stays `TO_BE_BUILT`; one whose record cannot be built becomes
+    `ERROR`, one without files `NO_FILES_FOUND`. Any number of builders may run at once.
+
     Raises `SettingsError` when there is no data root, `DatabaseError`.
     """
     deployment = deployment or Deployment.current()
@@ -61,10 +65,10 @@ def process_new_records(
         while True:
             with transaction(deployment.engine) as connection:
                 done = [outcome.session_identifier for outcome in outcomes]
-                claimed = sessions.claim(connection, identifiers, CLAIM_LEASE, passed_over=done)
+                claimed = sessions.claim(connection, identifiers, CLAIM_LEASE, passed_over=done, rebuild=rebuild)
             if claimed is None:
                 return outcomes
-            outcome = _Build(*claimed, reader, data_root, deployment).run()
+            outcome = _Build(*claimed, reader, data_root, deployment, rebuild=rebuild).run()
             logger.log(
                 logging.WARNING if outcome.problem else logging.INFO,
                 "Session %s: %s%s",
@@ -85,6 +89,7 @@ class _Build:
     reader: FileReader
     data_root: Path
     deployment: Deployment
+    rebuild: bool
 
     def run(self) -> SessionOutcome:
         """Build and hand over; whatever goes wrong ends in a status, or with the session given back."""
@@ -150,9 +155,11 @@ class _Build:
     def _give_back(self, problem: str) -> SessionOutcome:
         with transaction(self.deployment.engine) as connection:
             sessions.release(connection, self.session.session_identifier, self.token)
-        return self._outcome(SessionStatus.TO_BE_BUILT, problem)
+        return self._outcome(self.session.status, problem)
 
     def _end(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
+        if self.rebuild:  # there is a record already: its status stands
+            return self._give_back(problem or "no files were found, the record stays as it is")
         with transaction(self.deployment.engine) as connection:
             if sessions.release(connection, self.session.session_identifier, self.token):
                 sessions.set_status(connection, self.session.session_identifier, status)

@@ -18,6 +18,7 @@ from nexus_tasks.cli import (
     destinations,
     enqueue,
     instruments,
+    retry,
     sandbox,
     sessions,
     settings,
@@ -29,6 +30,7 @@ from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery.dispatch import BrokerError
 from nexus_tasks.delivery.enqueue import EnqueueError
 from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.delivery.operate import OperateError
 from nexus_tasks.sandbox import SandboxNotInstalledError
 from nexus_tasks.sandbox.processes import ProcessError
 
@@ -40,6 +42,7 @@ KNOWN_ERRORS = (
     DependencyCycleError,
     EnqueueError,
     InvalidRecordError,
+    OperateError,
     PreviewError,
     ProcessError,
     SandboxNotInstalledError,
@@ -61,7 +64,9 @@ cli.command("build")(build.build)
 cli.command("enqueue")(enqueue.enqueue)
 cli.command("status")(status.status)
 cli.command("log")(status.log)
-cli.command("destinations")(destinations.destinations)
+cli.command("retry")(retry.retry)
+cli.command("abandon")(retry.abandon)
+cli.add_typer(destinations.cli, name="destinations")
 cli.command("config")(settings.config)
 
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
 from nexus_tasks.cli.output import CommandError, Json, coloured, console, errors, print_json, sessions_table
+from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
@@ -19,18 +20,23 @@ def build(
     session: Annotated[list[str] | None, typer.Argument(help="Only these sessions.")] = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be built.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build these sessions again, and bring the destinations up to date.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the exports, and succeed only if they do.")] = False,
     json: Json = False,
 ) -> None:
     """Build the records of the sessions that are TO_BE_BUILT and send them to every enabled destination."""
     deployment = Deployment.current()
-    wanted = _check_known(deployment, session)
+    wanted = check_known(deployment, session)
+    if rebuild and not wanted:
+        raise CommandError("--rebuild needs the sessions that are to be built again.")
     if dry_run:
         _show_work_list(deployment, wanted, as_json=json)
         return
     write_log_files(deployment.settings)
     outcomes = process_new_records(
-        deployment, identifiers=wanted, on_outcome=(lambda _: None) if json else _say_outcome
+        deployment, identifiers=wanted, rebuild=rebuild, on_outcome=(lambda _: None) if json else _say_outcome
     )
     built = [outcome.session_identifier for outcome in outcomes]
     holds = all(outcome.problem is None for outcome in outcomes)
@@ -46,17 +52,6 @@ def build(
         console.print("There is nothing to build.")
     if not holds:
         raise typer.Exit(1)
-
-
-def _check_known(deployment: Deployment, identifiers: list[str] | None) -> list[str] | None:
-    if not identifiers:
-        return None
-    with transaction(deployment.engine) as connection:
-        known = {row.session_identifier for row in sessions.sessions(connection, identifiers)}
-    for identifier in identifiers:
-        if identifier not in known:
-            raise CommandError(f"There is no session {identifier}: see `nexus-tasks sessions list`.")
-    return identifiers
 
 
 def _show_work_list(deployment: Deployment, identifiers: list[str] | None, *, as_json: bool) -> None:

@@ -27,6 +27,18 @@ def moment(text: str, zone: ZoneInfo) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=zone)
 
 
+def check_known(deployment: Deployment, identifiers: list[str] | None) -> list[str] | None:
+    """The identifiers, None when none were given; raises `CommandError` for one that is not known."""
+    if not identifiers:
+        return None
+    with transaction(deployment.engine) as connection:
+        known = {row.session_identifier for row in sessions.sessions(connection, identifiers)}
+    for identifier in identifiers:
+        if identifier not in known:
+            raise CommandError(f"There is no session {identifier}: see `nexus-tasks sessions list`.")
+    return identifiers
+
+
 @cli.command()
 def add(
     session: Annotated[str, typer.Argument(help="Session identifier.")],

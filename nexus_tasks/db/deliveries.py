@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, any_, func, or_, select, update
+from sqlalchemy import Connection, and_, any_, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
-from nexus_tasks.db.models import Delivery, Record, Run
-from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
+from nexus_tasks.db.models import Attempt, Delivery, Record, Restore, Run
+from nexus_tasks.db.rows import ALONE_AFTER, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunState, Strategy
 
 UNSETTLED = (DeliveryState.PENDING, DeliveryState.WAITING)
@@ -24,10 +24,18 @@ class FrozenDestination:
     priority: int
     depends_on: tuple[str, ...]
     requires: tuple[str, ...]
+    updates: bool
 
 
 def add(connection: Connection, record_id: int, destinations: Iterable[FrozenDestination]) -> None:
-    """Insert a pending delivery of the record for each destination."""
+    """Insert a pending delivery of the record for each destination.
+
+    Where the database was restored since the session, the record may be over there: it is looked up first.
+    """
+    restored_since = select(Restore.restored_at).where(
+        Restore.restored_at > select(Record.dt_to).where(Record.id == record_id).scalar_subquery()
+    )
+    look_up_first = connection.execute(restored_since.limit(1)).first() is not None
     rows = [
         {
             "record_id": record_id,
@@ -35,6 +43,8 @@ def add(connection: Connection, record_id: int, destinations: Iterable[FrozenDes
             "priority": destination.priority,
             "depends_on": list(destination.depends_on),
             "requires": list(destination.requires),
+            "updates": destination.updates,
+            "look_up_first": look_up_first,
         }
         for destination in destinations
     ]
@@ -46,18 +56,17 @@ def of_records(connection: Connection, record_ids: Collection[int]) -> list[Reco
     """Those records with all their deliveries, the highest priority first."""
     if not record_ids:
         return []
-    strategies = {
-        record_id: Strategy(strategy)
-        for record_id, strategy in connection.execute(
-            select(Record.id, Record.strategy).where(Record.id.in_(record_ids)).order_by(Record.id)
-        )
-    }
-    deliveries: dict[int, list[DeliveryRow]] = {record_id: [] for record_id in strategies}
-    statement = _DELIVERIES.where(Delivery.record_id.in_(record_ids))
-    for row in connection.execute(statement.order_by(Delivery.priority.desc(), Delivery.destination)):
+    statement = select(Record.id, Record.strategy, Record.sha256).where(Record.id.in_(record_ids))
+    records = connection.execute(statement.order_by(Record.id)).all()
+    deliveries: dict[int, list[DeliveryRow]] = {record.id: [] for record in records}
+    rows = _DELIVERIES.where(Delivery.record_id.in_(record_ids))
+    for row in connection.execute(rows.order_by(Delivery.priority.desc(), Delivery.destination)):
         delivery = _delivery_row(row)
         deliveries[delivery.record_id].append(delivery)
-    return [RecordDeliveries(key, strategy, tuple(deliveries[key])) for key, strategy in strategies.items()]
+    return [
+        RecordDeliveries(record.id, Strategy(record.strategy), tuple(deliveries[record.id]), record.sha256)
+        for record in records
+    ]
 
 
 def of_record(connection: Connection, record_id: int) -> RecordDeliveries:
@@ -79,6 +88,26 @@ def candidates(connection: Connection, room: Mapping[str, int], paused: Collecti
     return of_records(connection, found)
 
 
+def probe(connection: Connection, destination: str) -> RecordDeliveries | None:
+    """The record by whose delivery a paused destination is tried again: the one that was tried longest ago."""
+    last_try = select(func.max(Attempt.id)).where(Attempt.delivery_id == Delivery.id).scalar_subquery()
+    # what it depends on may be paused as well: a probe does not wait for it
+    statement = _due(destination).order_by(last_try.nulls_first(), Delivery.id).limit(1)
+    return _first(connection, statement)
+
+
+def suspected(connection: Connection, well: Collection[str]) -> tuple[RecordDeliveries, str] | None:
+    """A record with a due delivery in which workers have died, and the delivery's destination; oldest first."""
+    statement = (
+        select(Delivery.record_id, Delivery.destination)
+        .where(Delivery.destination.in_(well), Delivery.deaths >= ALONE_AFTER, *_is_due())
+        .order_by(Delivery.id)
+        .limit(1)
+    )
+    row = connection.execute(statement).one_or_none()
+    return (of_record(connection, row.record_id), row.destination) if row else None
+
+
 def clock(connection: Connection) -> datetime:
     """The time as PostgreSQL has it; every decision about what is due uses this clock."""
     return connection.execute(select(func.now())).scalar_one()
@@ -93,48 +122,111 @@ def skip(connection: Connection, delivery_id: int, reason: str) -> None:
     )
 
 
-def remote(connection: Connection, delivery_id: int) -> dict[str, dict[str, str | None]]:
-    """What earlier tries have created over there: step → its identifier ("id") and what it holds ("content")."""
-    return dict(connection.execute(select(Delivery.remote).where(Delivery.id == delivery_id)).scalar_one())
+def make_due(connection: Connection, delivery_id: int, *, afresh: bool = False, recreate: bool = False) -> None:
+    """Have a delivery tried again. `afresh` forgets its failures, `recreate` also what it has created over there."""
+    values: dict[str, Any] = {"state": DeliveryState.PENDING, "next_attempt_at": None}
+    if afresh:
+        values |= {"failures": 0, "deaths": 0}
+    if recreate:
+        values["remote"] = {}
+    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(values))
 
 
-def remember(connection: Connection, delivery_id: int, step: str, what: dict[str, str | None]) -> None:
-    """Keep what is known of the object that a step has created."""
+def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
+    """Settle a delivery as failed."""
     connection.execute(
-        update(Delivery).where(Delivery.id == delivery_id).values(remote=Delivery.remote.op("||")({step: what}))
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state.in_(UNSETTLED))
+        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason)
+    )
+
+
+def restored(connection: Connection) -> int:
+    """After a restore: every delivery that is not settled is looked up over there before it creates anything."""
+    connection.execute(insert(Restore).values(restored_at=func.now()).on_conflict_do_nothing())
+    return connection.execute(update(Delivery).where(Delivery.state.in_(UNSETTLED)).values(look_up_first=True)).rowcount
+
+
+def lock_remote(connection: Connection, delivery_id: int) -> tuple[dict[str, dict[str, Any]], bool]:
+    """What is known of the objects over there by step, and whether to look before creating; the row is locked.
+
+    Of a step: "id", "content" (a fingerprint), "unresolved_until" while nobody knows how its creating call ended.
+    """
+    statement = select(Delivery.remote, Delivery.look_up_first).where(Delivery.id == delivery_id)
+    row = connection.execute(statement.with_for_update(key_share=True)).one()
+    return dict(row[0]), row[1]
+
+
+def set_remote(connection: Connection, delivery_id: int, step: str, known: dict[str, Any]) -> None:
+    """Keep what is known of the object that a step creates."""
+    connection.execute(
+        update(Delivery).where(Delivery.id == delivery_id).values(remote=Delivery.remote.op("||")({step: known}))
+    )
+
+
+def records_without(connection: Connection, destination: str) -> list[int]:
+    """The records that were never meant for the destination, oldest first."""
+    meant = select(Delivery.id).where(Delivery.record_id == Record.id, Delivery.destination == destination)
+    return list(connection.execute(select(Record.id).where(~meant.exists()).order_by(Record.id)).scalars())
+
+
+def _first(connection: Connection, statement: Any) -> RecordDeliveries | None:
+    record_id = connection.execute(statement).scalar_one_or_none()
+    return None if record_id is None else of_record(connection, record_id)
+
+
+def _is_due() -> tuple[Any, ...]:
+    open_run = select(Run.id).where(Run.record_id == Delivery.record_id, Run.state == RunState.OPEN)
+    return (
+        Delivery.state.in_(UNSETTLED),
+        or_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now()),
+        ~open_run.exists(),
+    )
+
+
+def _due(destination: str) -> Any:
+    """Select the records with a delivery to `destination` that could go now, if only this delivery counted."""
+    required = aliased(Delivery)
+    missing = select(required.id).where(
+        required.record_id == Delivery.record_id,
+        required.destination == any_(Delivery.requires),
+        required.succeeded_at.is_(None),
+    )
+    return select(Delivery.record_id).where(
+        Delivery.destination == destination,
+        Delivery.deaths < ALONE_AFTER,
+        *_is_due(),
+        ~missing.correlate(Delivery).exists(),
     )
 
 
 def _free(destination: str, paused: Collection[str]) -> Any:
-    earlier = aliased(Delivery)
-    held_back = select(earlier.id).where(
-        earlier.record_id == Delivery.record_id,
-        earlier.state.in_(UNSETTLED),
-        or_(
-            earlier.destination == any_(Delivery.requires),
-            and_(
-                earlier.destination == any_(Delivery.depends_on),
-                earlier.state == DeliveryState.PENDING,  # one that waits has failed a run already
-                earlier.destination.not_in(paused),
-            ),
-            and_(
-                Record.strategy == Strategy.FIRST_SUCCESS,
-                earlier.state == DeliveryState.PENDING,
-                earlier.priority > Delivery.priority,
+    """Select the records whose delivery to `destination` is due, and held back by no other one that can go first."""
+    other = aliased(Delivery)
+    untried = and_(other.state == DeliveryState.PENDING, other.deaths < ALONE_AFTER)
+    tried_and_due = and_(other.state == DeliveryState.WAITING, other.next_attempt_at <= func.now())
+    more_important = other.priority > Delivery.priority
+    this_was_tried = Delivery.state == DeliveryState.WAITING
+    goes_before = or_(
+        and_(untried, other.destination == any_(Delivery.depends_on)),  # one that waits has failed a run already
+        and_(
+            Record.strategy == Strategy.FIRST_SUCCESS,  # one at a time, as `plan` chooses it
+            or_(
+                and_(untried, or_(more_important, this_was_tried)),
+                and_(tried_and_due, this_was_tried, more_important),
             ),
         ),
     )
-    open_run = select(Run.id).where(Run.record_id == Delivery.record_id, Run.state == RunState.OPEN)
+    held_back = select(other.id).where(
+        other.record_id == Delivery.record_id,
+        other.id != Delivery.id,
+        other.destination.not_in(paused),
+        goes_before,
+    )
     return (
-        select(Delivery.record_id)
+        _due(destination)
         .join(Record, Record.id == Delivery.record_id)
-        .where(
-            Delivery.destination == destination,
-            Delivery.state.in_(UNSETTLED),
-            or_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now()),
-            ~open_run.exists(),
-            ~held_back.correlate(Delivery, Record).exists(),
-        )
+        .where(~held_back.correlate(Delivery, Record).exists())
         .order_by(Delivery.id)
     )
 
@@ -148,12 +240,16 @@ def _delivery_row(row: Sequence[Any]) -> DeliveryRow:
         depends_on=tuple(row[4]),
         requires=tuple(row[5]),
         state=DeliveryState(row[6]),
-        failures=row[7],
-        next_attempt_at=row[8],
-        error_message=row[9],
-        remote_record_id=row[10],
-        remote_record_url=row[11],
-        succeeded_at=row[12],
+        updates=row[7],
+        failures=row[8],
+        deaths=row[9],
+        next_attempt_at=row[10],
+        error_message=row[11],
+        digest=row[12],
+        unresolved=row[13],
+        remote_record_id=row[14],
+        remote_record_url=row[15],
+        succeeded_at=row[16],
     )
 
 
@@ -165,9 +261,13 @@ _DELIVERIES = select(
     Delivery.depends_on,
     Delivery.requires,
     Delivery.state,
+    Delivery.updates,
     Delivery.failures,
+    Delivery.deaths,
     Delivery.next_attempt_at,
     Delivery.error_message,
+    Delivery.digest,
+    func.jsonb_path_exists(Delivery.remote, literal_column("'$.*.unresolved_until'::jsonpath")),
     Delivery.remote_record_id,
     Delivery.remote_record_url,
     Delivery.succeeded_at,

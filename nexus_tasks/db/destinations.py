@@ -1,19 +1,19 @@
-"""Queries about destinations: their windows and how full they are."""
+"""Queries about destinations: their windows, how full they are, and how well."""
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.models import Attempt, Delivery, Destination
-from nexus_tasks.db.rows import DestinationRow
+from nexus_tasks.db.rows import DestinationRow, Health
 from nexus_tasks.states import AttemptState
 
 OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
 
 
 def ensure(connection: Connection, windows: Mapping[str, int]) -> None:
-    """Have a row for each destination, with the window that its plugin declares now."""
+    """Have a row for each destination, with the window that is set for it now."""
     if not windows:
         return
     statement = insert(Destination).values([{"name": name, "window": windows[name]} for name in sorted(windows)])
@@ -36,13 +36,57 @@ def all_rows(connection: Connection) -> list[DestinationRow]:
         .subquery()
     )
     statement = (
-        select(Destination.name, Destination.window, Destination.not_before, func.coalesce(open_attempts.c.open, 0))
+        select(Destination.name, Destination.window, func.coalesce(open_attempts.c.open, 0), *_HEALTH)
         .outerjoin(open_attempts, open_attempts.c.destination == Destination.name)
         .order_by(Destination.name)
     )
-    return [DestinationRow(*row) for row in connection.execute(statement)]
+    return [DestinationRow(row[0], row[1], row[2], _health(*row[3:])) for row in connection.execute(statement)]
 
 
-def full(connection: Connection, name: str) -> bool:
-    """Whether the destination has no room; while an attempt of it is still open, its end makes room."""
-    return any(row.name == name and row.room == 0 for row in all_rows(connection))
+def get(connection: Connection, name: str) -> DestinationRow | None:
+    """The destination of that name, if a record was ever sent to it."""
+    return next((row for row in all_rows(connection) if row.name == name), None)
+
+
+def health(connection: Connection, name: str) -> Health:
+    """How the destination is, as every try asks first."""
+    row = connection.execute(select(*_HEALTH).where(Destination.name == name)).one_or_none()
+    return _health(*row) if row else Health()
+
+
+def lock_health(connection: Connection, name: str) -> Health:
+    """As `health`, locked until the end of the transaction: failures are counted one after the other."""
+    row = connection.execute(
+        select(*_HEALTH).where(Destination.name == name).with_for_update(key_share=True)
+    ).one_or_none()
+    return _health(*row) if row else Health()
+
+
+def set_health(connection: Connection, name: str, value: Health) -> None:
+    """Write how the destination is."""
+    connection.execute(
+        update(Destination)
+        .where(Destination.name == name)
+        .values(
+            held=value.held,
+            failing_records=list(value.failing_records),
+            paused_at=value.paused_at,
+            not_before=value.not_before,
+            pause_seconds=value.pause_seconds,
+            reason=value.reason,
+        )
+    )
+
+
+_HEALTH = (
+    Destination.held,
+    Destination.failing_records,
+    Destination.paused_at,
+    Destination.not_before,
+    Destination.pause_seconds,
+    Destination.reason,
+)
+
+
+def _health(held, failing_records, paused_at, not_before, pause_seconds, reason) -> Health:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    return Health(held, tuple(failing_records), paused_at, not_before, pause_seconds, reason)

@@ -4,11 +4,22 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus, Strategy
+from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, SessionStatus, Strategy
 
 TIMESTAMP_WITH_ZONE = TIMESTAMP(timezone=True)
 _TO_BE_BUILT = text("record_status = 'TO_BE_BUILT'")
@@ -32,7 +43,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB(),
         list[dict[str, Any]]: JSONB(),
         list[str]: ARRAY(Text()),
-        **dict.fromkeys((SessionStatus, Strategy, DeliveryState, RunState, AttemptState), Text()),
+        list[int]: ARRAY(Integer()),
+        **dict.fromkeys((SessionStatus, Strategy, DeliveryState, RunKind, RunState, AttemptState), Text()),
     }
 
 
@@ -122,14 +134,18 @@ class Delivery(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     record_id: Mapped[int] = mapped_column(ForeignKey("record.id", ondelete="CASCADE"))
     destination: Mapped[str]
-    priority: Mapped[int]  # these three are frozen when the record is handed over
+    priority: Mapped[int]  # these four are frozen when the record is handed over
     depends_on: Mapped[list[str]]
     requires: Mapped[list[str]]
+    updates: Mapped[bool]
     state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)
     failures: Mapped[int] = mapped_column(server_default="0")  # attempts that ended transient
+    deaths: Mapped[int] = mapped_column(server_default="0")  # attempts whose worker died in a try
     next_attempt_at: Mapped[datetime | None]  # set while waiting
     error_message: Mapped[str | None]  # why it waits, failed or was skipped
-    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # step → identifier, as the steps were done
+    digest: Mapped[str | None]  # of the inputs that were last brought to an end
+    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # step → what is known of its object
+    look_up_first: Mapped[bool] = mapped_column(server_default=false())  # after a restore: it may be there already
     remote_record_id: Mapped[str | None]
     remote_record_url: Mapped[str | None]
     remote_metadata: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
@@ -142,14 +158,19 @@ class Run(Base):
     __tablename__ = "run"
     __table_args__ = (
         _one_of("state", RunState),
+        _one_of("kind", RunKind),
         Index("uq_run_open", "record_id", unique=True, postgresql_where=text("state = 'open'")),
+        Index("ix_run_expected", "expected_by", postgresql_where=text("state = 'open'")),
         Index(None, "record_id"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     record_id: Mapped[int] = mapped_column(ForeignKey("record.id", ondelete="CASCADE"))
+    token: Mapped[UUID]  # its messages carry it: one that outlived a restored backup finds no run
+    kind: Mapped[RunKind] = mapped_column(server_default=RunKind.NORMAL)
     state: Mapped[RunState] = mapped_column(server_default=RunState.OPEN)
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    expected_by: Mapped[datetime]  # when the next event in it is overdue
     closed_at: Mapped[datetime | None]
 
 
@@ -169,6 +190,10 @@ class Attempt(Base):
     delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"))
     state: Mapped[AttemptState] = mapped_column(server_default=AttemptState.PLANNED)
     tries: Mapped[int] = mapped_column(server_default="0")
+    digest: Mapped[str | None]  # of the inputs that it took
+    lease_token: Mapped[UUID | None]  # of the worker that is in a try now
+    lease_expires_at: Mapped[datetime | None]
+    try_started_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     error_message: Mapped[str | None]
@@ -182,9 +207,20 @@ class Destination(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     window: Mapped[int]  # open attempts it may have, over all workers
-    not_before: Mapped[datetime | None]  # paused until then
-    consecutive_failures: Mapped[int] = mapped_column(server_default="0")
+    held: Mapped[bool] = mapped_column(server_default=false())  # paused by an operator, until one resumes it
+    failing_records: Mapped[list[int]] = mapped_column(server_default="{}")  # distinct, since its last answer
+    paused_at: Mapped[datetime | None]  # set while it is paused, and until a probe has succeeded
+    not_before: Mapped[datetime | None]  # when the pause is over and a probe may go out
+    pause_seconds: Mapped[float] = mapped_column(server_default="0")  # the length of this pause; the next one doubles
     reason: Mapped[str | None]
+
+
+class Restore(Base):
+    """When the database was restored from a backup: sessions from before may be over there already."""
+
+    __tablename__ = "restore"
+
+    restored_at: Mapped[datetime] = mapped_column(primary_key=True)
 
 
 class UploadLog(Base):

@@ -44,10 +44,27 @@ def add(
     ).scalar_one_or_none()
 
 
+def replace(
+    connection: Connection, record_id: int, *, document: str, sha256: str, activities: list[dict[str, Any]]
+) -> None:
+    """Point the record to another document: it was rebuilt."""
+    connection.execute(
+        update(Record)
+        .where(Record.id == record_id)
+        .values(document=document, sha256=sha256, activities=activities, archived_at=None)
+    )
+
+
 def of_session(connection: Connection, session_identifier: str) -> RecordRow | None:
     """The record of a session."""
     row = connection.execute(_RECORDS.where(Record.session_identifier == session_identifier)).one_or_none()
     return RecordRow(*row) if row else None
+
+
+def lock_of_session(connection: Connection, session_identifier: str) -> RecordRow:
+    """The record of a session that has one, locked until the end of the transaction."""
+    statement = _RECORDS.where(Record.session_identifier == session_identifier).with_for_update(key_share=True)
+    return RecordRow(*connection.execute(statement).one())
 
 
 def get(connection: Connection, record_id: int) -> RecordRow:
@@ -65,7 +82,7 @@ def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None
 
 def lock(connection: Connection, record_id: int) -> RecordRow:
     """The record, locked until the end of the transaction: verdicts about it are made one after the other."""
-    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id).with_for_update()).one())
+    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id).with_for_update(key_share=True)).one())
 
 
 def archivable(connection: Connection, limit: int) -> list[RecordRow]:

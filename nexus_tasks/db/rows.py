@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus, Strategy
+from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, SessionStatus, Strategy
+
+ALONE_AFTER = 2  # deaths of workers in one delivery after which it runs alone
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,27 @@ class DeliveryRow:
     depends_on: tuple[str, ...]
     requires: tuple[str, ...]
     state: DeliveryState
-    failures: int
-    next_attempt_at: datetime | None
-    error_message: str | None
-    remote_record_id: str | None
-    remote_record_url: str | None
-    succeeded_at: datetime | None
+    updates: bool = False
+    failures: int = 0
+    deaths: int = 0
+    next_attempt_at: datetime | None = None
+    error_message: str | None = None
+    digest: str | None = None
+    unresolved: bool = False  # a creating call was made whose outcome nobody knows
+    remote_record_id: str | None = None
+    remote_record_url: str | None = None
+    succeeded_at: datetime | None = None
 
     def due(self, now: datetime) -> bool:
         """Whether it wants a try now, as far as the delivery itself knows."""
         if self.state is DeliveryState.WAITING:
             return self.next_attempt_at is None or self.next_attempt_at <= now
         return self.state is DeliveryState.PENDING
+
+    @property
+    def suspected(self) -> bool:
+        """Whether it seems to kill its workers: it runs alone."""
+        return self.deaths >= ALONE_AFTER
 
     @property
     def has_succeeded(self) -> bool:
@@ -86,30 +98,49 @@ class RecordDeliveries:
     record_id: int
     strategy: Strategy
     deliveries: tuple[DeliveryRow, ...]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a destination is. Paused until `not_before`; after that it is left alone until a probe has succeeded."""
+
+    held: bool = False  # by an operator
+    failing_records: tuple[int, ...] = ()  # distinct, since the last answer
+    paused_at: datetime | None = None
+    not_before: datetime | None = None
+    pause_seconds: float = 0
+    reason: str | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether it may be given anything."""
+        return not self.held and self.paused_at is None
+
+    def wants_probe(self, now: datetime) -> bool:
+        """Whether its pause is over and one try should find out how it is."""
+        paused = self.paused_at is not None and not self.held
+        return paused and (self.not_before is None or self.not_before <= now)
 
 
 @dataclass(frozen=True)
 class DestinationRow:
-    """A destination's health, and how many attempts it has open over all workers."""
+    """A destination, and how many attempts it has open over all workers."""
 
     name: str
     window: int
-    not_before: datetime | None
     open_attempts: int
+    health: Health
 
     @property
     def room(self) -> int:
         """How many more deliveries may be sent to it now."""
         return max(0, self.window - self.open_attempts)
 
-    def paused(self, now: datetime) -> bool:
-        """Whether it is left alone for the moment."""
-        return self.not_before is not None and self.not_before > now
-
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One delivery inside one run, with the states around it."""
+    """One delivery inside one run, with what surrounds it."""
 
     id: int
     run_id: int
@@ -118,9 +149,16 @@ class AttemptRow:
     destination: str
     state: AttemptState
     run_state: RunState
-    delivery_state: DeliveryState
+    run_kind: RunKind
+    run_token: UUID
     failures: int
+    deaths: int
     tries: int
+    digest: str | None
+    lease_token: UUID | None
+    lease_is_live: bool
+    try_started_at: datetime | None
+    error_message: str | None
     result: dict[str, Any] | None
 
 
@@ -136,3 +174,13 @@ class AttemptEnd:
     remote_record_id: str | None = None
     remote_record_url: str | None = None
     remote_metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class OverdueRun:
+    """A run in which something should have happened by now, with its attempts."""
+
+    id: int
+    record_id: int
+    kind: RunKind
+    attempts: tuple[AttemptRow, ...]

@@ -1,13 +1,18 @@
-"""Queries about runs and their attempts: planned by dispatch, moved by the export tasks, closed by settle."""
+"""Queries about runs and their attempts: planned by dispatch, moved by the export tasks, closed by settle.
+
+Rows are locked in one order, so that nobody waits in a circle: record, run, attempt, delivery, destination.
+"""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, func, insert, literal, select, update
 
 from nexus_tasks.db.models import Attempt, Delivery, Run
-from nexus_tasks.db.rows import AttemptEnd, AttemptRow
-from nexus_tasks.states import AttemptState, DeliveryState, RunState
+from nexus_tasks.db.rows import AttemptEnd, AttemptRow, OverdueRun
+from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
 
 PLANNER_LOCK = 0x706C616E  # an advisory lock key: "plan"
 OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
@@ -18,33 +23,75 @@ def lock_planner(connection: Connection) -> None:
     connection.execute(select(func.pg_advisory_xact_lock(PLANNER_LOCK)))
 
 
-def add(connection: Connection, record_id: int, delivery_ids: Sequence[int]) -> tuple[int, dict[int, int]]:
-    """Insert an open run with a planned attempt for each delivery; the run's id, and delivery id → attempt id."""
-    run_id = connection.execute(insert(Run).values(record_id=record_id).returning(Run.id)).scalar_one()
+def add(
+    connection: Connection, record_id: int, delivery_ids: Sequence[int], kind: RunKind, patience: timedelta
+) -> tuple[int, UUID, dict[int, int]]:
+    """Insert an open run with a planned attempt for each delivery: its id, its token, and delivery id → attempt id."""
+    token = uuid4()
+    run_id = connection.execute(
+        insert(Run)
+        .values(record_id=record_id, token=token, kind=kind, expected_by=func.now() + literal(patience))
+        .returning(Run.id)
+    ).scalar_one()
     attempts = connection.execute(
         insert(Attempt).returning(Attempt.delivery_id, Attempt.id),
         [{"run_id": run_id, "delivery_id": delivery_id} for delivery_id in delivery_ids],
     )
-    return run_id, {row.delivery_id: row.id for row in attempts}
+    return run_id, token, {row.delivery_id: row.id for row in attempts}
 
 
 def lock_attempt(connection: Connection, attempt_id: int) -> AttemptRow | None:
-    """The attempt with what surrounds it, locked until the end of the transaction; None when it is gone."""
-    row = connection.execute(_ATTEMPTS.where(Attempt.id == attempt_id).with_for_update(of=Attempt)).one_or_none()
+    """The attempt with what surrounds it; its run and itself are locked until the end of the transaction."""
+    run_of_attempt = select(Attempt.run_id).where(Attempt.id == attempt_id).scalar_subquery()
+    connection.execute(select(Run.id).where(Run.id == run_of_attempt).with_for_update(key_share=True))
+    statement = _ATTEMPTS.where(Attempt.id == attempt_id).with_for_update(of=Attempt, key_share=True)
+    row = connection.execute(statement).one_or_none()
     return _attempt_row(row) if row else None
 
 
-def start(connection: Connection, attempt_id: int) -> None:
-    """Note a try of the attempt."""
+def start(connection: Connection, attempt: AttemptRow, lease_token: UUID, lease: timedelta, digest: str) -> None:
+    """Note a try of the attempt, under a lease."""
     connection.execute(
         update(Attempt)
-        .where(Attempt.id == attempt_id)
+        .where(Attempt.id == attempt.id)
         .values(
             state=AttemptState.STARTED,
             tries=Attempt.tries + 1,
+            digest=digest,
+            lease_token=lease_token,
+            lease_expires_at=func.now() + literal(lease),
+            try_started_at=func.now(),
             started_at=func.coalesce(Attempt.started_at, func.now()),
         )
     )
+    expect(connection, attempt.run_id, lease)
+
+
+def extend_lease(connection: Connection, run_id: int, attempt_id: int, lease_token: UUID, lease: timedelta) -> bool:
+    """Have the lease last at least for `lease` from now; False when it is not held any more."""
+    expect(connection, run_id, lease)
+    held = connection.execute(
+        update(Attempt)
+        .where(
+            Attempt.id == attempt_id,
+            Attempt.state == AttemptState.STARTED,
+            Attempt.lease_token == lease_token,
+            Attempt.lease_expires_at > func.now(),
+        )
+        .values(lease_expires_at=func.greatest(Attempt.lease_expires_at, func.now() + literal(lease)))
+        .returning(Attempt.id)
+    )
+    return held.one_or_none() is not None
+
+
+def set_aside(connection: Connection, attempt: AttemptRow, message: str, patience: timedelta) -> None:
+    """Give the lease back between two tries; `message` is why the last one failed."""
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.id == attempt.id)
+        .values(lease_token=None, lease_expires_at=None, error_message=message)
+    )
+    expect(connection, attempt.run_id, patience)
 
 
 def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: dict[str, Any]) -> None:
@@ -52,7 +99,14 @@ def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: di
     connection.execute(
         update(Attempt)
         .where(Attempt.id == attempt.id)
-        .values(state=how.state, ended_at=func.now(), error_message=how.error_message, result=result)
+        .values(
+            state=how.state,
+            ended_at=func.now(),
+            error_message=how.error_message,
+            result=result,
+            lease_token=None,
+            lease_expires_at=None,
+        )
     )
     if how.delivery_state is None:
         return
@@ -62,8 +116,13 @@ def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: di
         "error_message": how.error_message,
         "next_attempt_at": None if how.wait is None else func.now() + literal(how.wait),
     }
+    if how.delivery_state.settled:
+        values["digest"] = attempt.digest
     if how.state is AttemptState.SUCCEEDED:
         values |= {
+            "failures": 0,
+            "deaths": 0,
+            "look_up_first": False,
             "remote_record_id": how.remote_record_id,
             "remote_record_url": how.remote_record_url,
             "remote_metadata": how.remote_metadata or {},
@@ -72,30 +131,99 @@ def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: di
     connection.execute(update(Delivery).where(Delivery.id == attempt.delivery_id).values(values))
 
 
-def not_sent(connection: Connection, run_id: int) -> None:
-    """Close a run whose messages did not go out; its deliveries are due as before."""
+def died(connection: Connection, attempt: AttemptRow, error_message: str | None) -> None:
+    """Note that the worker died in a try; with a message, the delivery fails for good by it."""
     connection.execute(
         update(Attempt)
-        .where(Attempt.run_id == run_id, Attempt.state == AttemptState.PLANNED)
-        .values(state=AttemptState.UNSENT, ended_at=func.now())
+        .where(Attempt.id == attempt.id)
+        .values(
+            state=AttemptState.DIED,
+            ended_at=func.now(),
+            error_message=error_message,
+            lease_token=None,
+            lease_expires_at=None,
+        )
     )
+    values: dict[str, Any] = {"deaths": Delivery.deaths + 1}
+    if error_message is not None:
+        values |= {
+            "state": DeliveryState.FAILED,
+            "next_attempt_at": None,
+            "error_message": error_message,
+            "digest": attempt.digest,
+        }
+    connection.execute(update(Delivery).where(Delivery.id == attempt.delivery_id).values(values))
+
+
+def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
+    """Note that the messages of those attempts are gone; their deliveries are due as before."""
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.id.in_(attempt_ids), Attempt.state.in_(OPEN))
+        .values(state=AttemptState.UNSENT, ended_at=func.now(), lease_token=None, lease_expires_at=None)
+    )
+
+
+def expect(connection: Connection, run_id: int, within: timedelta) -> None:
+    """The next event in the run is expected within this time; never earlier than it was."""
     connection.execute(
         update(Run)
-        .where(Run.id == run_id, Run.state == RunState.OPEN)
-        .values(state=RunState.CLOSED, closed_at=func.now())
+        .where(Run.id == run_id)
+        .values(expected_by=func.greatest(Run.expected_by, func.now() + literal(within)))
     )
 
 
-def close_ended(connection: Connection, record_id: int) -> bool:
-    """Close the record's open run when all its attempts have ended; True when there is no open run any more."""
+def overdue(connection: Connection) -> list[OverdueRun]:
+    """The open runs in which something should have happened by now, locked; those being moved now are left out."""
+    statement = (
+        select(Run.id, Run.record_id, Run.kind)
+        .where(Run.state == RunState.OPEN, Run.expected_by < func.now())
+        .order_by(Run.id)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    found = connection.execute(statement).all()
+    attempts: dict[int, list[AttemptRow]] = {row.id: [] for row in found}
+    for row in connection.execute(_ATTEMPTS.where(Attempt.run_id.in_(attempts)).order_by(Attempt.id)):
+        attempts[row[1]].append(_attempt_row(row))
+    return [OverdueRun(row.id, row.record_id, RunKind(row.kind), tuple(attempts[row.id])) for row in found]
+
+
+def later_started(connection: Connection, attempt: AttemptRow) -> bool:
+    """Whether a message to the same destination that was published after this one has been taken by a worker."""
+    statement = (
+        select(Attempt.id)
+        .join(Delivery, Delivery.id == Attempt.delivery_id)
+        .where(Delivery.destination == attempt.destination, Attempt.id > attempt.id, Attempt.started_at.is_not(None))
+    )
+    return connection.execute(statement.limit(1)).first() is not None
+
+
+def close(connection: Connection, run_id: int, state: RunState = RunState.CLOSED) -> None:
+    """Close an open run."""
+    connection.execute(
+        update(Run).where(Run.id == run_id, Run.state == RunState.OPEN).values(state=state, closed_at=func.now())
+    )
+
+
+def close_ended(connection: Connection, record_id: int) -> None:
+    """Close the record's open run when all its attempts have ended."""
     going_on = select(Attempt.id).where(Attempt.run_id == Run.id, Attempt.state.in_(OPEN))
     connection.execute(
         update(Run)
         .where(Run.record_id == record_id, Run.state == RunState.OPEN, ~going_on.exists())
         .values(state=RunState.CLOSED, closed_at=func.now())
     )
-    still_open = select(Run.id).where(Run.record_id == record_id, Run.state == RunState.OPEN)
-    return connection.execute(still_open).first() is None
+
+
+def open_of_kind(connection: Connection, kind: RunKind) -> set[str]:
+    """The destinations that have an open run of this kind."""
+    statement = (
+        select(Delivery.destination)
+        .join(Attempt, Attempt.delivery_id == Delivery.id)
+        .join(Run, Run.id == Attempt.run_id)
+        .where(Run.state == RunState.OPEN, Run.kind == kind)
+    )
+    return set(connection.execute(statement).scalars())
 
 
 def record_of(connection: Connection, run_id: int) -> int | None:
@@ -103,16 +231,26 @@ def record_of(connection: Connection, run_id: int) -> int | None:
     return connection.execute(select(Run.record_id).where(Run.id == run_id)).scalar_one_or_none()
 
 
-def attempts_of_record(connection: Connection, record_id: int) -> list[AttemptRow]:
-    """Every attempt at the record's deliveries, oldest first."""
-    statement = _ATTEMPTS.where(Run.record_id == record_id).order_by(Attempt.id)
+def attempts_of_records(connection: Connection, record_ids: Sequence[int]) -> list[AttemptRow]:
+    """Every attempt at the deliveries of those records, oldest first."""
+    statement = _ATTEMPTS.where(Run.record_id.in_(record_ids)).order_by(Attempt.id)
     return [_attempt_row(row) for row in connection.execute(statement)]
 
 
-def any_open(connection: Connection, record_ids: Sequence[int]) -> bool:
-    """Whether one of those records is in an open run."""
-    statement = select(Run.id).where(Run.record_id.in_(record_ids), Run.state == RunState.OPEN)
-    return connection.execute(statement).first() is not None
+def forget_all_open(connection: Connection) -> list[int]:
+    """After a restore: no message that is under way belongs to these rows; the records whose runs were open."""
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.state.in_(OPEN))
+        .values(state=AttemptState.UNSENT, ended_at=func.now(), lease_token=None, lease_expires_at=None)
+    )
+    closed = connection.execute(
+        update(Run)
+        .where(Run.state == RunState.OPEN)
+        .values(state=RunState.LOST, closed_at=func.now())
+        .returning(Run.record_id)
+    )
+    return sorted(closed.scalars())
 
 
 def _attempt_row(row: Sequence[Any]) -> AttemptRow:
@@ -124,10 +262,17 @@ def _attempt_row(row: Sequence[Any]) -> AttemptRow:
         destination=row[4],
         state=AttemptState(row[5]),
         run_state=RunState(row[6]),
-        delivery_state=DeliveryState(row[7]),
-        failures=row[8],
-        tries=row[9],
-        result=row[10],
+        run_kind=RunKind(row[7]),
+        run_token=row[8],
+        failures=row[9],
+        deaths=row[10],
+        tries=row[11],
+        digest=row[12],
+        lease_token=row[13],
+        lease_is_live=bool(row[14]),
+        try_started_at=row[15],
+        error_message=row[16],
+        result=row[17],
     )
 
 
@@ -140,9 +285,16 @@ _ATTEMPTS = (
         Delivery.destination,
         Attempt.state,
         Run.state,
-        Delivery.state,
+        Run.kind,
+        Run.token,
         Delivery.failures,
+        Delivery.deaths,
         Attempt.tries,
+        Attempt.digest,
+        Attempt.lease_token,
+        Attempt.lease_expires_at > func.now(),
+        Attempt.try_started_at,
+        Attempt.error_message,
         Attempt.result,
     )
     .join(Run, Run.id == Attempt.run_id)

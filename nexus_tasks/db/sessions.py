@@ -11,6 +11,15 @@ from nexus_tasks.db.models import BuildClaim, Instrument, SessionLog
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.states import SessionStatus
 
+# statuses from which a session can be built again
+BUILT_BEFORE = {
+    SessionStatus.TO_BE_BUILT,
+    SessionStatus.NO_FILES_FOUND,
+    SessionStatus.ERROR,
+    SessionStatus.BUILT_NOT_EXPORTED,
+    SessionStatus.COMPLETED,
+}
+
 
 def add_instrument(connection: Connection, row: InstrumentRow) -> bool:
     """Insert the instrument, or bring the one of that pid up to date; True when it is new."""
@@ -79,17 +88,24 @@ def sessions(connection: Connection, identifiers: Sequence[str] | None = None) -
 
 
 def claim(
-    connection: Connection, identifiers: Sequence[str] | None, lease: timedelta, passed_over: Collection[str] = ()
+    connection: Connection,
+    identifiers: Sequence[str] | None,
+    lease: timedelta,
+    *,
+    passed_over: Collection[str] = (),
+    rebuild: bool = False,
 ) -> tuple[SessionRow, UUID] | None:
     """Take one `TO_BE_BUILT` session that no other builder holds, oldest first; None when there is none.
 
-    The claim lasts for `lease` unless it is renewed; a builder that died is so replaced by the next one.
+    With `rebuild` also one that was built before. The claim lasts for `lease` unless it is renewed; a builder that died
+    is so replaced by the next one.
     """
+    to_build = BUILT_BEFORE if rebuild else {SessionStatus.TO_BE_BUILT}
     held = select(BuildClaim.session_identifier).where(BuildClaim.expires_at > func.now())
     candidates = (
         select(SessionLog.session_identifier)
         .where(
-            SessionLog.record_status == SessionStatus.TO_BE_BUILT,
+            SessionLog.record_status.in_(to_build),
             SessionLog.session_identifier.not_in(held),
             SessionLog.session_identifier.not_in(passed_over),
         )
@@ -104,7 +120,7 @@ def claim(
         if not _take(connection, identifier, token, lease):
             continue  # another builder was faster; its claim is visible now
         [session] = sessions(connection, [identifier])
-        if session.status is SessionStatus.TO_BE_BUILT:
+        if session.status in to_build:
             return session, token
         release(connection, identifier, token)  # another builder has finished it between the two statements
     return None
@@ -160,16 +176,21 @@ def set_status(connection: Connection, identifier: str, status: SessionStatus) -
 
 
 def record_generated(
-    connection: Connection, identifier: str, instrument_pid: str, user: str | None, moment: datetime
+    connection: Connection,
+    identifier: str,
+    instrument_pid: str,
+    user: str | None,
+    moment: datetime,
+    status: SessionStatus = SessionStatus.BUILT_NOT_EXPORTED,
 ) -> None:
-    """Note in the session's events that a record was generated from it."""
+    """Note in the session's events that a record was generated from it; `status` is the one of its other events."""
     connection.execute(
         insert(SessionLog).values(
             session_identifier=identifier,
             instrument=instrument_pid,
             timestamp=moment,
             event_type="RECORD_GENERATION",
-            record_status=SessionStatus.BUILT_NOT_EXPORTED,
+            record_status=status,
             user=user,
         )
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Text, case, func, literal, select
+from sqlalchemy import Connection, Text, and_, case, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.models import Attempt, Delivery, Run, UploadLog
@@ -40,7 +40,7 @@ def write_missing(connection: Connection, record_id: int, session_identifier: st
         )
         .join(Run, Run.id == Attempt.run_id)
         .join(Delivery, Delivery.id == Attempt.delivery_id)
-        .where(Run.record_id == record_id, Attempt.state.in_(logged))
+        .where(Run.record_id == record_id, or_(Attempt.state.in_(logged), _GAVE_UP))
         .order_by(Attempt.ended_at, Attempt.id)
     )
     columns = [
@@ -55,7 +55,12 @@ def write_missing(connection: Connection, record_id: int, session_identifier: st
         "attempt_id",
     ]
     statement = insert(UploadLog).from_select(columns, missing)
-    return connection.execute(statement.on_conflict_do_nothing(index_elements=[UploadLog.attempt_id])).rowcount
+    added = statement.on_conflict_do_nothing(index_elements=[UploadLog.attempt_id]).returning(UploadLog.id)
+    return len(connection.execute(added).all())
+
+
+# a death is no answer, unless the delivery failed by it; only then it has a message
+_GAVE_UP = and_(Attempt.state == AttemptState.DIED, Attempt.error_message.is_not(None))
 
 
 def of_session(connection: Connection, session_identifier: str) -> list[UploadLogRow]:

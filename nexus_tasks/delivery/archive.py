@@ -19,10 +19,10 @@ def sweep(engine: Engine, settings: Settings) -> int:
     moved = 0
     with transaction(engine) as connection:
         for record in records.archivable(connection, BATCH):
+            records.archived(connection, record.id)
             if documents.move_to_archive(settings.records_path, record.document):
-                records.archived(connection, record.id)
                 moved += 1
-            else:
+            else:  # said once; it is looked for in both places anyway
                 logger.error(
                     "The document %s of session %s is gone: restore it to %s",
                     record.document,

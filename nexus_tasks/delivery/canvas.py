@@ -19,6 +19,7 @@ class OpenRun:
     """A run that is committed, with its attempts by stage: (destination, attempt id)."""
 
     run_id: int
+    token: str  # of the run: proves that a message belongs to these rows
     session_identifier: str
     stages: tuple[tuple[tuple[str, int], ...], ...]
 
@@ -28,7 +29,10 @@ def canvas(app: Celery, run: OpenRun) -> Signature:
     steps: list[Signature] = []
     for stage in run.stages:
         exports = [
-            app.signature(EXPORT + destination, kwargs={"attempt_id": attempt_id, "session": run.session_identifier})
+            app.signature(
+                EXPORT + destination,
+                kwargs={"attempt_id": attempt_id, "run": run.token, "session": run.session_identifier},
+            )
             for destination, attempt_id in stage
         ]
         if len(exports) == 1:

@@ -40,19 +40,19 @@ def store(folder: Path, title: str, content: bytes) -> str:
 
 def locate(folder: Path, name: str, sha256: str) -> Path:
     """The path of a document, verified; raises `DocumentError` when it is gone or has changed since it was built."""
+    problem = f"The record file {name} is neither in {folder} nor in its {ARCHIVE_FOLDER} folder: restore it."
     for path in _places(folder, name):
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             continue
-        if sha256_of(content) != sha256:
-            raise DocumentError(
-                f"The record file {path} has changed since it was built (its SHA-256 differs): put the original back."
-            )
-        return path
-    raise DocumentError(
-        f"The record file {name} is neither in {folder} nor in its {ARCHIVE_FOLDER} folder: restore it."
-    )
+        except OSError as error:
+            problem = f"The record file {path} cannot be read ({error.strerror}): make it readable for the workers."
+            continue
+        if sha256_of(content) == sha256:
+            return path
+        problem = f"The record file {path} has changed since it was built (its SHA-256 differs): put the original back."
+    raise DocumentError(problem)
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Connection
 
@@ -70,11 +70,12 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     """
     enabled = deployment.registry.enabled
     frozen = freeze(enabled)
-    windows = {destination.name: window_of(destination) for destination in enabled}
+    windows = {destination.name: window_of(destination, deployment.settings.NX_WINDOWS) for destination in enabled}
     record_ids = []
     problem = None
     try:
         for record in to_export:
+            _check_zone(record)
             document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
                 destinations.ensure(connection, windows)
@@ -99,13 +100,13 @@ def _take_over(
     settings: Settings,
     frozen: Sequence[deliveries.FrozenDestination],
 ) -> int:
-    if record.claim is not None and not sessions.release(connection, record.session_identifier, record.claim):
-        raise ClaimLostError(f"Another builder has taken over session {record.session_identifier}.")
-    _know_session(connection, record)
+    identifier = record.session_identifier
+    if record.claim is not None and not sessions.release(connection, identifier, record.claim):
+        raise ClaimLostError(f"Another builder has taken over session {identifier}.")
     sha256 = documents.sha256_of(record.xml)
     record_id = records.add(
         connection,
-        session_identifier=record.session_identifier,
+        session_identifier=identifier,
         instrument_pid=record.instrument_pid,
         dt_from=record.dt_from,
         dt_to=record.dt_to,
@@ -116,45 +117,56 @@ def _take_over(
         activities=record.activities,
         strategy=settings.NX_EXPORT_STRATEGY,
     )
-    if record_id is None:
-        known = records.of_session(connection, record.session_identifier)
-        if known is None or known.sha256 != sha256:
-            raise EnqueueError(
-                f"Session {record.session_identifier} has a record with other contents already: "
-                "replacing a record is not possible yet."
-            )
-        return known.id
-    deliveries.add(connection, record_id, frozen)
-    sessions.record_generated(
-        connection, record.session_identifier, record.instrument_pid, record.user, datetime.now(UTC)
-    )
-    sessions.set_status(connection, record.session_identifier, SessionStatus.BUILT_NOT_EXPORTED)
+    # whoever hands the same session over at this moment waits for this transaction from here on
+    session = _know_session(connection, record)
+    if record_id is None:  # handed over before; if it was rebuilt, its deliveries are brought up to date in place
+        known = records.lock_of_session(connection, identifier)
+        if known.sha256 == sha256:
+            sessions.set_status(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
+            return known.id
+        records.replace(connection, known.id, document=document, sha256=sha256, activities=record.activities)
+        record_id = known.id
+    else:
+        deliveries.add(connection, record_id, frozen)
+    sessions.set_status(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
+    status = SessionStatus.COMPLETED if session.status is SessionStatus.COMPLETED else SessionStatus.BUILT_NOT_EXPORTED
+    sessions.record_generated(connection, identifier, record.instrument_pid, record.user, datetime.now(UTC), status)
     return record_id
 
 
-def _know_session(connection: Connection, record: RecordToExport) -> None:
-    """Have rows for the session and its instrument: another builder's may never have been added here."""
+def _know_session(connection: Connection, record: RecordToExport) -> SessionRow:
+    """The session. Its rows and its instrument's are made now if there are none: another builder's may be new here."""
     if sessions.get_instrument(connection, record.instrument_pid) is None:
         instrument = InstrumentRow(record.instrument_pid, None, None, None, record.timezone)
         sessions.add_instrument(connection, instrument)
     known = sessions.sessions(connection, [record.session_identifier])
     if not known:
-        sessions.add_session(
-            connection,
-            SessionRow(
-                session_identifier=record.session_identifier,
-                instrument_pid=record.instrument_pid,
-                start=record.dt_from,
-                end=record.dt_to,
-                user=record.user,
-                status=SessionStatus.BUILT_NOT_EXPORTED,
-            ),
+        session = SessionRow(
+            session_identifier=record.session_identifier,
+            instrument_pid=record.instrument_pid,
+            start=record.dt_from,
+            end=record.dt_to,
+            user=record.user,
+            status=SessionStatus.BUILT_NOT_EXPORTED,
         )
-    elif known[0].instrument_pid != record.instrument_pid:
+        sessions.add_session(connection, session)
+        return session
+    if known[0].instrument_pid != record.instrument_pid:
         raise EnqueueError(
             f"Session {record.session_identifier} belongs to instrument {known[0].instrument_pid}, "
             f"not to {record.instrument_pid}."
         )
+    return known[0]
+
+
+def _check_zone(record: RecordToExport) -> None:
+    try:
+        ZoneInfo(record.timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise EnqueueError(
+            f"Session {record.session_identifier}: there is no time zone {record.timezone!r}, "
+            "use an IANA name such as Europe/Berlin."
+        ) from error
 
 
 def _title(record: RecordToExport) -> str:
@@ -164,7 +176,7 @@ def _title(record: RecordToExport) -> str:
 
 def _send(deployment: Deployment) -> str | None:
     try:
-        dispatch(deployment.app, deployment.engine)
+        dispatch(deployment.app, deployment.engine, deployment.settings)
     except BrokerError as error:
         logger.warning("%s", error)
         return str(error)

@@ -1,6 +1,6 @@
 """Turns the enabled destinations into what is written down with a record: pure, called at enqueue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nexus_tasks.db.deliveries import FrozenDestination
 from nexus_tasks.exporters.base import ExportDestination
@@ -22,17 +22,23 @@ def freeze(destinations: Sequence[ExportDestination]) -> list[FrozenDestination]
         declared = getattr(destination, "depends_on", None)
         if declared is None:
             declared = [other.name for other in destinations if other.priority > destination.priority]
-        requires = tuple(getattr(destination, "requires", ()))
+        requires = _names(getattr(destination, "requires", ()))
         frozen.append(
             FrozenDestination(
                 name=destination.name,
                 priority=destination.priority,
-                depends_on=tuple(name for name in declared if name in names and name not in requires),
+                depends_on=tuple(name for name in _names(declared) if name in names and name not in requires),
                 requires=requires,
+                updates=bool(getattr(destination, "updates", False)),
             )
         )
     _refuse_cycles(frozen)
     return frozen
+
+
+def _names(declared: str | Iterable[str]) -> tuple[str, ...]:
+    """One name by itself means a tuple of one: ("cdcs") is no tuple in Python."""
+    return (declared,) if isinstance(declared, str) else tuple(declared)
 
 
 def _refuse_cycles(frozen: Sequence[FrozenDestination]) -> None:

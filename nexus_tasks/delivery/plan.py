@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
-from nexus_tasks.states import DeliveryState, Strategy
+from nexus_tasks.states import DeliveryState, RunKind, Strategy
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class PlannedRun:
 
     record_id: int
     stages: tuple[tuple[DeliveryRow, ...], ...]
+    kind: RunKind = RunKind.NORMAL
 
     @property
     def deliveries(self) -> tuple[DeliveryRow, ...]:
@@ -47,15 +48,25 @@ def plan(
     ]
 
 
+def single(record: RecordDeliveries, destination: str, kind: RunKind) -> PlannedRun:
+    """A run of one delivery: the probe of a paused destination, or a delivery whose workers have died."""
+    stage = tuple(delivery for delivery in record.deliveries if delivery.destination == destination)
+    return PlannedRun(record.record_id, (stage,), kind)
+
+
 def _wanted(record: RecordDeliveries, paused: Collection[str], now: datetime) -> list[DeliveryRow]:
     due = sorted(
-        (delivery for delivery in record.deliveries if delivery.due(now) and delivery.destination not in paused),
+        (row for row in record.deliveries if row.due(now) and row.destination not in paused and not row.suspected),
         key=lambda delivery: (-delivery.priority, delivery.destination),
     )
     if record.strategy is not Strategy.FIRST_SUCCESS:
         return due
-    # one at a time: first those that have not been tried yet, so that a failure moves on to the next destination
-    untried = [delivery for delivery in due if delivery.state is DeliveryState.PENDING]
+    # one at a time: nothing new before it is known what a lost answer has left behind, then those that have not been
+    # tried yet, so that a failure moves on to the next destination
+    unresolved = [row for row in record.deliveries if row.unresolved and not row.state.settled]
+    if unresolved:
+        return [row for row in due if row in unresolved][:1]
+    untried = [row for row in due if row.state is DeliveryState.PENDING]
     return (untried or due)[:1]
 
 
@@ -109,7 +120,7 @@ def _may_go(
         helpful = everything.get(name)
         if helpful is None or helpful.state.settled or name in taken or name in paused:
             continue
-        if helpful.state is DeliveryState.PENDING:
+        if helpful.state is DeliveryState.PENDING and not helpful.suspected:
             return False  # it goes first; lack of room is no reason to go without it
     return True
 

@@ -1,6 +1,7 @@
-"""Writes what a record's rows imply: closed run, upload log, skipped deliveries, the session's status.
+"""Writes what a record's rows imply: closed run, upload log, outdated and skipped deliveries, the session's status.
 
-Called by finalize, the chord's callback. Idempotent, in one transaction, under the record's row lock.
+Called by finalize (the chord's callback), by dispatch for runs that it finds lost, and by a task that ends after its
+run was closed. Idempotent, in one transaction, under the record's row lock.
 """
 
 import logging
@@ -10,6 +11,7 @@ from sqlalchemy import Engine
 
 from nexus_tasks.db import deliveries, records, runs, sessions, upload_log
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery.digest import outdated
 from nexus_tasks.delivery.strategy import verdict
 from nexus_tasks.states import SessionStatus
 
@@ -31,6 +33,8 @@ def settle(engine: Engine, record_id: int) -> Settled:
         record = records.lock(connection, record_id)
         runs.close_ended(connection, record_id)
         upload_log.write_missing(connection, record_id, record.session_identifier)
+        for delivery in outdated(deliveries.of_record(connection, record_id)):
+            deliveries.make_due(connection, delivery.id)
         judged = verdict(deliveries.of_record(connection, record_id))
         for delivery_id, reason in judged.skip.items():
             deliveries.skip(connection, delivery_id, reason)

@@ -6,24 +6,26 @@ tries within about half a minute. A task whose tries are used up *returns* its f
 
 import logging
 import random
-from typing import Any, NoReturn
+from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
-from nexus_tasks.config import get_settings
+from nexus_tasks.config import Settings, get_settings
 from nexus_tasks.db import runs
 from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
 from nexus_tasks.delivery import archive, attempt
 from nexus_tasks.delivery.canvas import ARCHIVE, COLLECT, DISPATCH, EXPORT, FINALIZE
+from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
 from nexus_tasks.delivery.dispatch import BrokerError, dispatch
+from nexus_tasks.delivery.lease import LeaseLostError
+from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
-from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportResult, TransientError
+from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
 from nexus_tasks.exporters.registry import Registry, get_destination
 
 LEAST_BACKOFF_S = 1  # LabArchives asks for a second before the first retry; it does the others no harm
-LONGEST_WAIT_IN_A_RUN_S = 30  # a longer Retry-After is not waited for by Celery: PostgreSQL keeps it
 DATABASE_RETRY_S = 2
 DATABASE_RETRIES = 15  # half a minute of patience with a database that restarts
 EXPORT_SOFT_LIMIT_S = 900  # far above the calls' own deadlines; the task then returns a failure
@@ -40,76 +42,72 @@ def register(app: Celery, registry: Registry) -> None:
         app.register_task(task())
 
 
-class ExportTask(Task):  # type: ignore[misc]
+class _DatabaseTask(Task):  # type: ignore[misc]
+    """A task that is patient with a database that restarts."""
+
+    autoretry_for = (DatabaseError,)
+    max_retries = DATABASE_RETRIES
+    default_retry_delay = DATABASE_RETRY_S
+
+
+class ExportTask(_DatabaseTask):
     """One try of one delivery. The first argument is the result of the task before it: what Flower shows."""
 
-    autoretry_for = (TransientError, DatabaseError)
     soft_time_limit = EXPORT_SOFT_LIMIT_S
     time_limit = EXPORT_HARD_LIMIT_S
 
     def __init__(self, destination: str) -> None:
         self.name = EXPORT + destination
         self.destination = destination
-        self.max_retries = get_settings().NX_TRIES - 1
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run, and turn a failure that is left after the last try into a result."""
-        try:
-            return super().__call__(*args, **kwargs)
-        except TaskPredicate:  # Retry, Ignore, Reject are Celery's own
-            raise
-        except ExportError as error:
-            return self._end(kwargs["attempt_id"], error)
-        except SoftTimeLimitExceeded:
-            message = f"The plugin {self.destination} did not come back within {EXPORT_SOFT_LIMIT_S} s"
-            return self._end(kwargs["attempt_id"], TransientError(message))
-
-    def run(self, previous: Any = None, *, attempt_id: int, session: str) -> dict[str, Any]:  # noqa: ARG002
+    def run(self, previous: Any = None, *, attempt_id: int, run: str, session: str) -> dict[str, Any]:  # noqa: ARG002
         """Bring the delivery to its desired state, or find that there is nothing to do."""
-        engine = _engine()
+        engine, settings = _engine(), get_settings()
         try:
-            begun = attempt.begin(engine, attempt_id)
+            begun = attempt.begin(engine, attempt_id, run, settings)
         except attempt.NotWantedError as error:
             logger.info("%s of session %s is not wanted: %s", self.name, session, error)
             raise Ignore from error  # returning would count towards the chord
-        if isinstance(begun, dict):
-            return begun
+        if isinstance(begun, attempt.Finished):
+            return begun.result
+        try:
+            outcome: attempt.Outcome = attempt.perform(begun, self._destination(), engine, settings)
+        except LeaseLostError as error:
+            logger.warning("%s of session %s stops: %s", self.name, session, error)
+            raise Ignore from error
+        except TransientError as error:
+            self._try_again(begun, error, settings)
+            outcome = error
+        except (ExportError, NotYetResolvableError) as error:
+            outcome = error
+        except SoftTimeLimitExceeded:
+            outcome = TransientError(f"The plugin {self.destination} did not come back within {EXPORT_SOFT_LIMIT_S} s")
+        finished = patiently(lambda: attempt.finish(engine, begun, settings, outcome))
+        if finished.run_is_over:
+            settle(engine, begun.record.id)
+        if finished.made_room or finished.run_is_over:
+            _dispatch(self.app)
+        return finished.result
+
+    def _destination(self) -> ExportDestination:
         destination = get_destination(self.destination)
         if destination is None:
-            raise ConfigurationError(f"This worker does not know the destination {self.destination}")
-        return self._end(attempt_id, attempt.perform(begun, destination, engine, get_settings()))
+            raise ConfigurationError(f"This worker does not know the destination {self.destination}.")
+        return destination
 
-    def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> NoReturn:
-        """Celery's retry, with the wait that the service asked for when it is short; a long one is left to the rows."""
-        asked_for = getattr(exc, "retry_after", None) or 0
-        if exc is not None and asked_for > LONGEST_WAIT_IN_A_RUN_S:
-            raise exc
-        options["countdown"] = max(self._backoff(), asked_for)
+    def _try_again(self, begun: attempt.Try, error: TransientError, settings: Settings) -> None:
+        """Have Celery try again after a while; returns when the tries are used up, or must not be used."""
+        tries = begun.attempt.tries + 1
+        if tries >= settings.NX_TRIES or not attempt.can_be_tried_again(_engine(), begun, error):
+            return
+        longest = settings.NX_TRY_BACKOFF * 2 ** (tries - 1)
+        jittered = random.uniform(min(LEAST_BACKOFF_S, longest), longest)  # noqa: S311 - not a secret
+        countdown = max(jittered, asked_wait(error))
+        patiently(lambda: attempt.set_aside(_engine(), begun, settings, error, countdown))
         try:
-            raise super().retry(*args, exc=exc, **options)
-        except Reject:  # the broker did not take the retry: the rows keep it
-            if exc is None:
-                raise
-            raise exc from None
-
-    def _backoff(self) -> float:
-        longest = get_settings().NX_TRY_BACKOFF * 2**self.request.retries
-        least = min(LEAST_BACKOFF_S, longest)
-        return random.uniform(least, longest)  # noqa: S311 - jitter, not a secret
-
-    def _end(self, attempt_id: int, outcome: ExportResult | ExportError) -> dict[str, Any]:
-        result, made_room = attempt.finish(_engine(), attempt_id, get_settings(), outcome)
-        if made_room:
-            _wake(self.app)
-        return result
-
-
-class _DatabaseTask(Task):  # type: ignore[misc]
-    """A task that needs nothing but the database, and is patient with it."""
-
-    autoretry_for = (DatabaseError,)
-    max_retries = DATABASE_RETRIES
-    default_retry_delay = DATABASE_RETRY_S
+            raise self.retry(exc=error, countdown=countdown, max_retries=None)
+        except Reject as not_published:  # the broker did not take it: the run is lost, and planned again
+            raise Ignore from not_published
 
 
 class FinalizeTask(_DatabaseTask):
@@ -126,7 +124,7 @@ class FinalizeTask(_DatabaseTask):
             raise Ignore
         settled = settle(engine, record_id)
         archive.sweep(engine, get_settings())
-        _dispatch(self.app, engine)
+        _dispatch(self.app)
         return {
             "session": settled.session_identifier,
             "record_status": settled.record_status.value,
@@ -152,7 +150,7 @@ class DispatchTask(_DatabaseTask):
 
     def run(self) -> int:
         """Returns the number of runs published."""
-        return _dispatch(self.app, _engine())
+        return _dispatch(self.app)
 
 
 class ArchiveTask(_DatabaseTask):
@@ -170,16 +168,9 @@ def _engine() -> Engine:
     return engine_for(get_settings().database_url)
 
 
-def _dispatch(app: Celery, engine: Engine) -> int:
+def _dispatch(app: Celery) -> int:
     try:
-        return dispatch(app, engine)
+        return dispatch(app, _engine(), get_settings())
     except BrokerError as error:
         logger.warning("%s", error)
         return 0
-
-
-def _wake(app: Celery) -> None:
-    try:
-        app.send_task(DISPATCH)
-    except Exception as error:  # noqa: BLE001 - beat dispatches in a few seconds anyway
-        logger.warning("Could not ask for a dispatch: %s", error)

@@ -10,12 +10,12 @@ import logging
 import pkgutil
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from nexus_tasks.config import get_settings
@@ -54,7 +54,15 @@ class Registry:
     @property
     def enabled(self) -> list[ExportDestination]:
         """Those whose settings are there."""
-        return [destination for destination in self.destinations if destination.enabled]
+        return [destination for destination in self.destinations if _is_enabled(destination)]
+
+
+def _is_enabled(destination: ExportDestination) -> bool:
+    try:
+        return bool(destination.enabled)
+    except Exception as error:  # noqa: BLE001 - one plugin's mistake must not stop the others
+        logger.warning("%s", PluginProblem(destination.name, f"{type(error).__name__}: {error}"))
+        return False
 
 
 @lru_cache(maxsize=1)
@@ -76,9 +84,9 @@ def get_destination(name: str) -> ExportDestination | None:
     return get_registry().get(name)
 
 
-def window_of(destination: ExportDestination) -> int:
-    """How many records may be on their way to it at once, over all workers."""
-    return int(getattr(destination, "window", DEFAULT_WINDOW))
+def window_of(destination: ExportDestination, windows: Mapping[str, int] = MappingProxyType({})) -> int:
+    """How many records may be on their way to it at once, over all workers; `windows` (a setting) comes first."""
+    return int(windows.get(destination.name, getattr(destination, "window", DEFAULT_WINDOW)))
 
 
 def discover(plugin_folders: Sequence[Path]) -> Registry:
@@ -90,7 +98,7 @@ def discover(plugin_folders: Sequence[Path]) -> Registry:
             for destination in _destinations_in(source.load()):
                 _refuse_unfit(destination, found)
                 found[destination.name] = destination
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the others go on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does, the others go on
             reason = str(error) if isinstance(error, _UnfitError) else f"{type(error).__name__}: {error}"
             problems.append(PluginProblem(source.where, reason.splitlines()[0]))
     ranked = sorted(found.values(), key=lambda destination: (-destination.priority, destination.name))
@@ -167,6 +175,9 @@ def _refuse_unfit(destination: Any, found: Collection[str]) -> None:
         raise _UnfitError("it lacks one of name, priority, enabled, validate_config, export")
     if not NAME.fullmatch(destination.name):
         raise _UnfitError(f"its name {destination.name!r} must be lower-case letters, digits, '_' or '-'")
+    priority: Any = destination.priority
+    if not isinstance(priority, int) or not 0 <= priority <= 1000:
+        raise _UnfitError("its priority must be a whole number from 0 to 1000")
     if destination.name in found:
         raise _UnfitError(f"there is a destination named {destination.name!r} already")
     if window_of(destination) < 1:

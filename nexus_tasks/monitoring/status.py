@@ -1,7 +1,7 @@
 """The state of sessions and their deliveries, read from the rows: `status`, `build --wait` and `demo` show it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, records, runs, sessions
+from nexus_tasks.db import deliveries, destinations, records, runs, sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.db.rows import DeliveryRow, RecordRow
+from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
 
@@ -72,7 +72,10 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
             item.record_id: item.deliveries
             for item in deliveries.of_records(connection, [record.id for record in by_session.values()])
         }
-        attempts = {record_id: runs.attempts_of_record(connection, record_id) for record_id in by_record}
+        attempts: dict[int, list[AttemptRow]] = {record_id: [] for record_id in by_record}
+        for attempt in runs.attempts_of_records(connection, list(by_record)):
+            attempts[attempt.record_id].append(attempt)
+        paused = {row.name: row.health.reason for row in destinations.all_rows(connection) if not row.health.well}
         now = deliveries.clock(connection)
     views = []
     for session in found:
@@ -89,21 +92,28 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
                 record_status=session.status,
                 record=_document_path(record, settings),
                 handed_over_at=record.created_at if record else None,
-                deliveries=tuple(_delivery_status(row, counted, started) for row in rows),
-                moving=in_a_run or any(row.due(now) for row in rows) or _to_be_archived(record, rows, session.status),
+                deliveries=tuple(_delivery_status(row, counted, started, paused) for row in rows),
+                moving=in_a_run
+                or any(row.due(now) and row.destination not in paused for row in rows)
+                or _to_be_archived(record, rows, session.status),
             )
         )
     return views
 
 
-def _delivery_status(row: DeliveryRow, counted: Counter[int], started: set[int]) -> DeliveryStatus:
+def _delivery_status(
+    row: DeliveryRow, counted: Counter[int], started: set[int], paused: Mapping[str, str | None]
+) -> DeliveryStatus:
+    told = None if row.state is DeliveryState.SUCCEEDED else row.error_message
+    if not row.state.settled and row.destination in paused:
+        told = f"{row.destination} is paused: {paused[row.destination]}"
     return DeliveryStatus(
         destination=row.destination,
         state=RUNNING if row.id in started and not row.state.settled else row.state.value,
         record_id=row.remote_record_id,
         record_url=row.remote_record_url,
         attempts=counted[row.id],
-        error_message=None if row.state is DeliveryState.SUCCEEDED else row.error_message,
+        error_message=told,
         next_attempt_at=row.next_attempt_at,
         succeeded_at=row.succeeded_at,
     )

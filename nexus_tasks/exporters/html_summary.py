@@ -59,6 +59,22 @@ def render_summary(
     return page
 
 
+def render_note(context: ExportContext, record_sha256: str) -> str:
+    """What is added, once for each content, to a summary that was not renewed because people have changed it."""
+    link = cdcs_link(context)
+    related = "" if link is None else f' <a href="{escape(link)}">View in CDCS</a>: {escape(link)}'
+    return (
+        "<p>NexusLIMS: the record of this session has changed, and the attached file is up to date (SHA-256 "
+        f"{record_sha256[:16]}). The summary was edited here by hand, so it was left as it is.{related}</p>\n"
+    )
+
+
+def identifying_text(context: ExportContext) -> str:
+    """The text that a summary of this session shows, and a summary of any other session does not."""
+    (first, session), (following, _) = list(_facts(context).items())[:2]
+    return f"{first}: {session} {following}: "
+
+
 def whole_document(fragment: str, title: str) -> str:
     """`fragment` as a document of its own, for a file that a browser opens."""
     return (
@@ -67,7 +83,7 @@ def whole_document(fragment: str, title: str) -> str:
     )
 
 
-def _details(context: ExportContext) -> str:
+def _facts(context: ExportContext) -> dict[str, str]:
     facts = {
         "Session ID": context.session_identifier,
         "Instrument": context.instrument_pid,
@@ -75,7 +91,11 @@ def _details(context: ExportContext) -> str:
         "Start": context.dt_from.isoformat(timespec="seconds"),
         "End": context.dt_to.isoformat(timespec="seconds"),
     }
-    items = [f"<strong>{name}</strong>: {escape(value)}" for name, value in facts.items() if value]
+    return {name: value for name, value in facts.items() if value}
+
+
+def _details(context: ExportContext) -> str:
+    items = [f"<strong>{name}</strong>: {escape(value)}" for name, value in _facts(context).items()]
     return f"<h1>NexusLIMS Microscopy Session</h1>\n\n<h2>Session Details</h2>\n{_list(items)}"
 
 

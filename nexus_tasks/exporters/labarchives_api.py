@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.gone import GoneError
 from nexus_tasks.exporters.http import open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
 from nexus_tasks.exporters.labarchives_signature import signed
@@ -52,6 +53,18 @@ class Node:
     tree_id: str
     display_text: str
     is_page: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands on a page: a text (HTML), or a file, which is not read along."""
+
+    eid: str
+    part_type: str
+    text: str
+    caption: str
+    file_name: str
+    file_size: int | None
 
 
 class LabArchivesApi:
@@ -96,6 +109,39 @@ class LabArchivesApi:
             parameters |= {"nbid": notebook, "pid": page}
         return self._created("eid", "POST", "entries/add_attachment", parameters, content=content)
 
+    def get_entries_for_page(self, notebook: str, page: str) -> list[Entry]:
+        """The entries of a page with their texts, in the order of the page."""
+        parameters = {"nbid": notebook, "page_tree_id": page, "entry_data": "true"}
+        tree = self._call("GET", "tree_tools/get_entries_for_page", parameters)
+        return [
+            Entry(
+                _text(entry, "eid"),
+                _text(entry, "part-type"),
+                entry.findtext("entry-data") or "",
+                _text(entry, "caption"),
+                _text(entry, "attach-file-name"),
+                int(size) if (size := _text(entry, "attach-file-size")).isdecimal() else None,
+            )
+            for entry in tree.iter("entry")
+        ]
+
+    def entry_attachment(self, eid: str) -> bytes:
+        """The file of an entry."""
+        answer = self._answer("GET", "entries/entry_attachment", {"eid": eid})
+        tree = _parsed(answer)
+        if answer.status != 200 or (tree is not None and tree.tag in {"error", "entries"}):
+            _checked_or_later(answer)  # the file itself is XML too, but of another kind
+        return answer.body
+
+    def update_entry(self, eid: str, content: str) -> None:
+        """Put `content` (HTML) in the place of what a text entry shows; raises `GoneError` without that entry."""
+        self._call("POST", "entries/update_entry", {"eid": eid}, form={"entry_data": content}, writes=True)
+
+    def update_attachment(self, eid: str, name: str, content: bytes, caption: str) -> None:
+        """Put a file in the place of what an entry holds; raises `GoneError` without that entry."""
+        parameters = {"eid": eid, "filename": name, "caption": caption}
+        self._call("POST", "entries/update_attachment", parameters, content=content, writes=True)
+
     def _created(
         self,
         element: str,
@@ -122,10 +168,22 @@ class LabArchivesApi:
         content: bytes | None = None,
         writes: bool = False,
     ) -> etree._Element:
+        return _checked_or_later(self._answer(method, path, parameters, form=form, content=content, writes=writes))
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str],
+        *,
+        form: dict[str, str] | None = None,
+        content: bytes | None = None,
+        writes: bool = False,
+    ) -> Answer:
         account = self._account
         signing = signed(account.access_key_id, path.rpartition("/")[2], int(time.time() * 1000), account.password)
         try:
-            answer = self._session.call(
+            return self._session.call(
                 method,
                 path,
                 params={**signing, "uid": account.user_id, **parameters},
@@ -133,10 +191,21 @@ class LabArchivesApi:
                 headers={} if content is None else {"Content-Type": "application/octet-stream"},
                 writes=writes,
             )
-            return _checked(answer)
         except TransientError as error:
-            error.retry_after = max(SHORTEST_WAIT, error.retry_after or 0.0)
-            raise
+            raise _later(error) from None
+
+
+def _later(error: TransientError) -> TransientError:
+    """The error, with the wait that its terms ask for."""
+    error.retry_after = max(SHORTEST_WAIT, error.retry_after or 0.0)
+    return error
+
+
+def _checked_or_later(answer: Answer) -> etree._Element:
+    try:
+        return _checked(answer)
+    except TransientError as error:
+        raise _later(error) from None
 
 
 def _checked(answer: Answer) -> etree._Element:
@@ -179,6 +248,8 @@ def _meaning(answer: Answer, code: str, description: str) -> ExportError:
         return ConfigurationError(f"{what}. To mend it: {_TO_MEND[code]}.")
     if code == _TOO_BIG:
         return PermanentError(f"{what}. The file is larger than LabArchives takes.")
+    if answer.status == 404:
+        return GoneError(f"{what}: it is not there (404).")
     if 400 <= answer.status < 500:  # its terms: such a call must not be repeated, whatever the code
         return refusal(answer)
     if code in _TIME_CAN_MEND or answer.status != 200:

@@ -1,37 +1,47 @@
-"""Makes an experiment in eLabFTW for a record: summary, tags, extra fields, and the XML attached; called by workers.
+"""Keeps an experiment in eLabFTW for a record: summary, tags, extra fields, and the XML attached; called by workers.
 
 Written for REST v2 from 5.2 on, where one POST carries everything. Before 5.2 that POST leaves out body and metadata,
-so they follow in a PATCH; which version it is, is asked once in ten minutes.
+so they follow in a PATCH; which version it is, is asked once in ten minutes. Later contents go to the same experiment:
+the fields that are ours, the body unless people have changed it, the file in place of the older one. Title, tags,
+category and status are people's once they are set.
 """
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import (
-    ConfigurationError,
-    ExportContext,
-    ExportError,
-    ExportResult,
-    PermanentError,
-    TransientError,
+from nexus_tasks.exporters.base import ExportContext, ExportResult
+from nexus_tasks.exporters.elabftw_api import (
+    SESSION_FIELD,
+    ELabFTWApi,
+    ExperimentRefusedError,
+    extra_fields_of,
+    metadata_of,
+    session_of,
 )
-from nexus_tasks.exporters.html_summary import cdcs_link, render_summary
-from nexus_tasks.exporters.http import ServiceSession, open_session
-from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
+from nexus_tasks.exporters.gone import advice_to_recreate
+from nexus_tasks.exporters.html_summary import cdcs_link, render_note, render_summary
+from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.record_file import read_record
 from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
+from nexus_tasks.exporters.steps import UNKNOWN, Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name
+from nexus_tasks.exporters.written_text import Marks, Visible, is_ours, packed, unpacked, visible, while_changing
 
 LONGEST_BODY = 4_000_000  # bytes; eLabFTW refuses more than 4,120,000
+LONGEST_BODY_WITH_NOTE = 4_100_000  # bytes; people's own text may be as long as eLabFTW takes
 LONGEST_TITLE = 255  # characters
 WHOLE_POST_SINCE = 50200  # elabftw_version_int from which POST takes body and metadata
+UPLOAD_COMMENT = "NexusLIMS record (XML)"
+CDCS_FIELD = "CDCS URL"
 
-_SERVICE = Service("eLabFTW", "NX_ELABFTW_URL", "NX_ELABFTW_API_KEY and the rights of its user")
 _NEEDED = ("NX_ELABFTW_URL", "NX_ELABFTW_API_KEY")
+_FORM_BYTES = 2_000  # what a form adds to the file in it, at most
 
 
 class ELabFTWDestination:
@@ -40,6 +50,7 @@ class ELabFTWDestination:
     name = "elabftw"
     priority = 85
     depends_on = ("cdcs",)
+    updates = True
 
     def __init__(self) -> None:
         self._versions = ShortMemory()
@@ -58,52 +69,104 @@ class ELabFTWDestination:
 
     def export(self, context: ExportContext) -> ExportResult:
         """See `ExportDestination.export`."""
-        url, key = value_of("NX_ELABFTW_URL"), value_of("NX_ELABFTW_API_KEY")
-        session = open_session(_SERVICE, url, headers={"Authorization": key}, secrets=(key,))
-        xml, experiment = read_record(context), _experiment(context)
-        takes_all = self._version(session, url) >= WHOLE_POST_SINCE
-        experiment_id = context.checkpoint.create("experiment", lambda: _create_experiment(session, experiment))
-        if not takes_all:
-            _fill_in(session, experiment_id, experiment)
-        upload_id = context.checkpoint.create(
-            "upload", lambda: _attach(session, experiment_id, attachment_name(context), xml)
-        )
+        with advice_to_recreate(context, self.name):
+            return self._export(context)
+
+    def _export(self, context: ExportContext) -> ExportResult:
+        url = value_of("NX_ELABFTW_URL")
+        api = ELabFTWApi(url, value_of("NX_ELABFTW_API_KEY"))
+        xml, wanted = read_record(context), _Wanted(context)
+        steps = Steps(context.checkpoint, "experiment")
+        held = self._experiment(api, steps, wanted, url)
+        if not held.created:
+            _bring_up_to_date(api, steps, held, wanted, fingerprint(xml))
+        upload_id = _attach(api, steps, held.identifier, attachment_name(context), xml)
         return ExportResult(
             success=True,
             destination_name=self.name,
-            record_id=experiment_id,
-            record_url=f"{url}/experiments.php?mode=view&id={experiment_id}",
-            metadata={"upload_id": upload_id, "cdcs_url": cdcs_link(context)},
+            record_id=held.identifier,
+            record_url=f"{url}/experiments.php?mode=view&id={held.identifier}",
+            metadata={"done": steps.done, "upload_id": upload_id, "cdcs_url": cdcs_link(context)},
         )
 
-    def _version(self, session: ServiceSession, url: str) -> int:
+    def _experiment(self, api: ELabFTWApi, steps: Steps, wanted: "_Wanted", url: str) -> Held:
+        """The experiment as it stands over there, made if it has to be."""
+        known = steps.checkpoint.get("experiment")
+        takes_all = known is not None or self._version(api, url) >= WHOLE_POST_SINCE
+        find = partial(_find_experiment, api, wanted, by_title=not takes_all)
+        try:
+            held = steps.ensure(
+                "experiment",
+                lambda: api.create(wanted.experiment),
+                find=find,
+                content=packed(wanted.marks) if takes_all else None,
+                seconds=call_deadline(len(json.dumps(wanted.experiment))),
+            )
+        except ExperimentRefusedError:
+            left_behind = find()
+            if left_behind is None:
+                raise
+            return steps.adopt("experiment", left_behind)
+        if held.created and not takes_all:
+            api.change(held.identifier, {"body": wanted.body, "metadata": json.dumps({"extra_fields": wanted.fields})})
+            steps.end_update("experiment", packed(wanted.marks))
+        return held
+
+    def _version(self, api: ELabFTWApi, url: str) -> int:
         version = self._versions.get(url)
         if version is None:
-            answer = session.call("GET", "api/v2/info")
-            if answer.status == 404:
-                raise wrong_address(answer)
-            if answer.status != 200:
-                raise refusal(answer)
-            info = answer.json()
-            found = info.get("elabftw_version_int") if isinstance(info, dict) else None
-            version = self._versions.put(url, str(WHOLE_POST_SINCE if found is None else found))
-        return int(version) if version.isdigit() else WHOLE_POST_SINCE
+            version = self._versions.put(url, str(api.version() or WHOLE_POST_SINCE))
+        return int(version)
 
 
-def _experiment(context: ExportContext) -> dict[str, Any]:
-    settings = get_settings()
-    title = " ".join(f"NexusLIMS Experiment - {context.session_identifier}".split())
-    experiment: dict[str, Any] = {
-        "title": title[:LONGEST_TITLE],
-        "body": render_summary(context, max_bytes=LONGEST_BODY, files_root=settings.NX_INSTRUMENT_DATA_PATH),
-        "tags": _tags("NexusLIMS", context.instrument_pid, context.user),
-        "metadata": {"extra_fields": _extra_fields(context)},
-    }
-    if settings.NX_ELABFTW_EXPERIMENT_CATEGORY is not None:
-        experiment["category"] = settings.NX_ELABFTW_EXPERIMENT_CATEGORY
-    if settings.NX_ELABFTW_EXPERIMENT_STATUS is not None:
-        experiment["status"] = settings.NX_ELABFTW_EXPERIMENT_STATUS
-    return experiment
+@dataclass(frozen=True)
+class _Wanted:
+    """What eLabFTW shall hold of a record, but for the file."""
+
+    context: ExportContext
+
+    @cached_property
+    def body(self) -> str:
+        return _body(self.context)
+
+    @cached_property
+    def visible(self) -> Visible:
+        return visible(self.body)
+
+    @cached_property
+    def visible_without_link(self) -> Visible:
+        """As the summary was while CDCS did not hold the record."""
+        return visible(_body(replace(self.context, previous_results={})))
+
+    @cached_property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        return _extra_fields(self.context)
+
+    @cached_property
+    def marks(self) -> Marks:
+        fields = fingerprint(json.dumps(self.fields, sort_keys=True))
+        return {"fields": fields, "body": fingerprint(self.body), "text": self.visible.mark}
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """What a POST sends."""
+        settings, context = get_settings(), self.context
+        title = " ".join(f"NexusLIMS Experiment - {context.session_identifier}".split())
+        experiment: dict[str, Any] = {
+            "title": title[:LONGEST_TITLE],
+            "body": self.body,
+            "tags": _tags("NexusLIMS", context.instrument_pid, context.user),
+            "metadata": {"extra_fields": self.fields},
+        }
+        if settings.NX_ELABFTW_EXPERIMENT_CATEGORY is not None:
+            experiment["category"] = settings.NX_ELABFTW_EXPERIMENT_CATEGORY
+        if settings.NX_ELABFTW_EXPERIMENT_STATUS is not None:
+            experiment["status"] = settings.NX_ELABFTW_EXPERIMENT_STATUS
+        return experiment
+
+
+def _body(context: ExportContext) -> str:
+    return render_summary(context, max_bytes=LONGEST_BODY, files_root=get_settings().NX_INSTRUMENT_DATA_PATH)
 
 
 def _tags(*names: str | None) -> list[str]:
@@ -114,13 +177,13 @@ def _tags(*names: str | None) -> list[str]:
 
 def _extra_fields(context: ExportContext) -> dict[str, dict[str, Any]]:
     values = [
-        ("Session ID", "text", context.session_identifier, ""),
+        (SESSION_FIELD, "text", context.session_identifier, ""),
         ("Instrument", "text", context.instrument_pid, ""),
         ("User", "text", context.user, ""),
         # datetime-local knows no zone: the description says it
         ("Start", "datetime-local", f"{context.dt_from:%Y-%m-%dT%H:%M:%S}", context.dt_from.isoformat()),
         ("End", "datetime-local", f"{context.dt_to:%Y-%m-%dT%H:%M:%S}", context.dt_to.isoformat()),
-        ("CDCS URL", "url", cdcs_link(context), ""),
+        (CDCS_FIELD, "url", cdcs_link(context), ""),
     ]
     fields: dict[str, dict[str, Any]] = {}
     for name, kind, value, description in values:
@@ -131,62 +194,103 @@ def _extra_fields(context: ExportContext) -> dict[str, dict[str, Any]]:
     return fields
 
 
-def _create_experiment(session: ServiceSession, experiment: dict[str, Any]) -> str:
-    answer = session.call("POST", "api/v2/experiments", json=experiment)
-    if answer.status == 201:
-        return _created_id(answer)
-    if answer.status == 400 and "tag" in answer.message.lower():
-        raise PermanentError(
-            f"eLabFTW refused a tag of the experiment, which may stand there without it. It says: {answer.message}"
-        )
-    raise refusal(answer)
+def _find_experiment(api: ELabFTWApi, wanted: _Wanted, *, by_title: bool) -> Found | None:
+    """The oldest experiment that carries the session's identifier in its field.
 
-
-def _fill_in(session: ServiceSession, experiment_id: str, experiment: dict[str, Any]) -> None:
-    parts = {"body": experiment["body"], "metadata": json.dumps(experiment["metadata"])}
-    answer = session.call("PATCH", f"api/v2/experiments/{experiment_id}", json=parts)
-    if answer.status != 200:
-        raise _refusal_of_experiment(session, answer, experiment_id)
-
-
-def _attach(session: ServiceSession, experiment_id: str, name: str, xml: bytes) -> str:
-    answer = session.call(
-        "POST",
-        f"api/v2/experiments/{experiment_id}/uploads",
-        files={"file": (name, xml, "application/xml")},
-        data={"comment": "NexusLIMS record (XML)"},
-    )
-    if answer.status != 201:
-        raise _refusal_of_experiment(session, answer, experiment_id)
-    return _created_id(answer)
-
-
-def _created_id(answer: Answer) -> str:
-    """The last segment of `Location`, whose host may be another than the one that was called."""
-    identifier = urlsplit(answer.headers.get("location", "")).path.rstrip("/").rpartition("/")[2]
-    if not identifier.isdigit():
-        raise TransientError(f"eLabFTW answered without the id of what it made ({answer.call}).")
-    return identifier
-
-
-def _refusal_of_experiment(session: ServiceSession, answer: Answer, experiment_id: str) -> ExportError:
-    """What a refusal about an experiment that stands over there means.
-
-    eLabFTW answers 401 both for a bad key and for an experiment that is locked or belongs to others: a call that has
-    nothing to do with the experiment tells which.
+    `by_title`: before 5.2 an experiment has no fields until its PATCH, so one without any is known by its title, if
+    that holds the whole identifier.
     """
-    said = f" It says: {answer.message}" if answer.message else ""
-    meaning = refusal(answer)
-    if isinstance(meaning, ConfigurationError) and answer.status in {401, 403}:
-        other = session.call("GET", "api/v2/info")
-        if other.status == 200:
-            return PermanentError(
-                f"eLabFTW does not let us change experiment {experiment_id} ({answer.status}): is it locked, or "
-                f"somebody else's?{said}"
-            )
-    if answer.status in {404, 422}:
-        return PermanentError(
-            f"Experiment {experiment_id} is not there any more in eLabFTW ({answer.status}): it was deleted or "
-            f"archived.{said}"
-        )
-    return meaning
+    session, title = wanted.context.session_identifier, wanted.experiment["title"]
+    candidates = api.with_session(session)
+    if not candidates and by_title and title.endswith(session):
+        candidates = [each for each in api.with_title(title) if session_of(each) is None]
+    if not candidates:
+        return None
+    identifier = str(candidates[0]["id"])
+    there = api.read(identifier)
+    holds_fields = all(
+        extra_fields_of(there).get(name, {}).get("value") == field["value"] for name, field in wanted.fields.items()
+    )
+    current = holds_fields and visible(there.get("body") or "") == wanted.visible
+    return Found(identifier, packed(wanted.marks) if current else None)
+
+
+def _bring_up_to_date(api: ELabFTWApi, steps: Steps, held: Held, wanted: _Wanted, record_sha256: str) -> None:
+    known = unpacked(held.content)
+    changed = {name for name in ("fields", "body") if known.get(name) != wanted.marks[name]}
+    if not changed:
+        return
+    there = api.read(held.identifier)
+    marks, values = {**known, "fields": wanted.marks["fields"], "body": wanted.marks["body"]}, {}
+    changing = {name: mark for name, mark in known.items() if name == "text"}
+    if "fields" in changed:
+        values["metadata"] = json.dumps(_merged(there, wanted.fields))
+    if "body" in changed:
+        body = there.get("body") or ""
+        shown = visible(body)
+        if is_ours(shown, known, wanted.visible, wanted.visible_without_link):
+            values["body"], marks["text"] = wanted.body, wanted.visible.mark
+            changing = while_changing(known, shown, wanted.visible)
+        else:
+            values |= _with_note(body, render_note(wanted.context, record_sha256))
+    if not values:  # people's text has its note already
+        steps.checkpoint.wrote("experiment", packed(marks))
+        return
+    steps.begin_update("experiment", packed(changing) or UNKNOWN)
+    api.change(held.identifier, values)
+    steps.end_update("experiment", packed(marks))
+
+
+def _with_note(body: str, note: str) -> dict[str, str]:
+    """The body with a note below people's text, unless it has this note, or has no room."""
+    longer = body + note
+    if visible(note).text in visible(body).text or len(longer.encode("utf-8")) > LONGEST_BODY_WITH_NOTE:
+        return {}
+    return {"body": longer}
+
+
+def _merged(there: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The metadata with our fields as they shall be, and everything that people have added."""
+    merged = extra_fields_of(there)
+    if CDCS_FIELD not in fields:
+        merged.pop(CDCS_FIELD, None)
+    for name, field in fields.items():
+        merged[name] = {**merged.get(name, {}), **field}
+    return {**metadata_of(there), "extra_fields": merged}
+
+
+def _attach(api: ELabFTWApi, steps: Steps, experiment_id: str, name: str, xml: bytes) -> str:
+    """The id of the upload that holds the record now.
+
+    Replacing one makes another: the steps are a chain, each named after the upload that it replaces.
+    """
+    sha256, seconds = fingerprint(xml), call_deadline(len(xml) + _FORM_BYTES)
+
+    def ensure(step: str, older: str | None) -> Held:
+        call: Callable[[], str] = partial(api.attach, experiment_id, name, xml, UPLOAD_COMMENT, instead_of=older)
+        find = partial(_find_upload, api, experiment_id, name, sha256, older)
+        return steps.ensure(step, call, find=find, content=sha256, seconds=seconds)
+
+    step = "upload"
+    held = ensure(step, None)
+    while not held.created:
+        following = f"upload instead of {held.identifier}"
+        if steps.checkpoint.get(following) is None:
+            if held.content == sha256:
+                break
+            steps.begin_update(step)
+        step, held = following, ensure(following, held.identifier)
+    return held.identifier
+
+
+def _find_upload(api: ELabFTWApi, experiment_id: str, name: str, sha256: str, older: str | None) -> Found | None:
+    """The oldest upload of the record that is newer than `older`: with this content, else with another one of ours."""
+    newer = [
+        upload
+        for upload in api.uploads(experiment_id)
+        if upload.name == name and (older is None or int(upload.identifier) > int(older))
+    ]
+    same = [upload for upload in newer if upload.sha256 == sha256]
+    for upload in same or [upload for upload in newer if upload.comment == UPLOAD_COMMENT]:
+        return Found(upload.identifier, upload.sha256)
+    return None

@@ -64,6 +64,7 @@ def test_one_post_makes_the_record_in_its_workspace(server: FakeServer, cdcs: Fa
     assert result.record_id == "123"
     assert result.record_url == f"{server.url}/data?id=123"
     assert result.metadata == {
+        "done": "created",
         "title": "2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123",
         "template_id": "41",
         "workspace_id": "8",
@@ -90,8 +91,33 @@ def test_from_the_second_record_on_it_takes_one_call(
 def test_a_record_that_was_made_is_not_made_again(server: FakeServer, cdcs: FakeCDCS, context: ExportContext) -> None:
     CDCSDestination().export(context)
     server.received.clear()
-    assert CDCSDestination().export(context).record_id == "123"
+    result = CDCSDestination().export(context)
+    assert (result.record_id, result.metadata["done"]) == ("123", "unchanged")
     assert server.calls == []
+
+
+def test_a_record_that_may_not_be_changed_is_no_matter_of_configuration(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    CDCSDestination().export(context)
+    context.xml_file_path.write_text("<Experiment>new</Experiment>")
+    good = server.answer
+    server.answer = lambda received: Reply(403) if received.method == "PATCH" else good(received)
+    with pytest.raises(PermanentError, match="record 123"):
+        CDCSDestination().export(context)
+    server.reply(403)
+    with pytest.raises(ConfigurationError, match="NX_CDCS_TOKEN"):
+        CDCSDestination().export(context)
+
+
+def test_an_update_where_there_is_no_cdcs_is_a_matter_of_configuration(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    CDCSDestination().export(context)
+    context.xml_file_path.write_text("<Experiment>new</Experiment>")
+    server.reply(404, "<html>Not Found</html>")
+    with pytest.raises(ConfigurationError, match="check NX_CDCS_URL"):
+        CDCSDestination().export(context)
 
 
 def test_a_template_that_was_replaced_is_asked_for_again(
@@ -162,6 +188,20 @@ def test_a_record_file_that_is_gone_is_named(
     with pytest.raises(PermanentError, match=r"gone\.xml"):
         CDCSDestination().export(replace(context, xml_file_path=tmp_path / "gone.xml"))
     assert server.calls == []
+
+
+def test_a_server_that_finds_more_than_was_asked_for_leads_to_no_adoption(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    made, xml = cdcs.record, context.xml_file_path.read_text()
+    good = server.answer
+    others = json.dumps([{"id": 7, "title": "another", "xml_content": xml}, {"title": "no id"}, "no record"])
+    server.answer = lambda received: Reply(200, others) if received.path.endswith("/query/") else good(received)
+    cdcs.record = lambda _: Reply(502)
+    with pytest.raises(TransientError):
+        CDCSDestination().export(context)
+    cdcs.record = made
+    assert CDCSDestination().export(context).record_id == "123"
 
 
 def test_an_address_without_cdcs_is_a_matter_of_configuration(

@@ -21,6 +21,8 @@ CREATE = "POST /api/v2/experiments"
 UPLOAD = "POST /api/v2/experiments/57/uploads"
 PATCH = "PATCH /api/v2/experiments/57"
 INFO = "GET /api/v2/info"
+SEARCH = "GET /api/v2/experiments"
+UPLOADS = "GET /api/v2/experiments/57/uploads"
 
 
 class FakeELabFTW:
@@ -33,6 +35,8 @@ class FakeELabFTW:
             CREATE: Reply(201, headers={"Location": base}),
             UPLOAD: Reply(201, headers={"Location": f"{base}/uploads/301"}),
             PATCH: Reply(200, "{}"),
+            SEARCH: Reply(200, "[]"),
+            UPLOADS: Reply(200, "[]"),
         }
 
     def answer(self, received: Received) -> Reply:
@@ -69,7 +73,7 @@ def test_an_experiment_holds_the_summary_tags_and_fields(
     assert result.success
     assert result.record_id == "57"
     assert result.record_url == f"{server.url}/experiments.php?mode=view&id=57"
-    assert result.metadata == {"upload_id": "301", "cdcs_url": link}
+    assert result.metadata == {"done": "created", "upload_id": "301", "cdcs_url": link}
     experiment = sent(server, CREATE)
     assert experiment["title"] == "NexusLIMS Experiment - 2025-01-27_10-30-15_abc123"
     assert experiment["body"].startswith("<h1>NexusLIMS Microscopy Session</h1>")
@@ -127,8 +131,8 @@ def test_the_record_is_attached_whole_even_at_a_second_try(
         destination.export(context)
     elabftw.replies[UPLOAD] = good
     destination.export(context)
-    assert server.calls == [INFO, CREATE, UPLOAD, UPLOAD]
-    for received in server.received[-2:]:
+    assert server.calls == [INFO, CREATE, UPLOAD, UPLOADS, UPLOAD]
+    for received in [server.received[2], server.received[4]]:
         assert context.xml_file_path.read_bytes() in received.body
         assert b'name="comment"' in received.body
         assert b'filename="2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123.xml"' in received.body
@@ -173,6 +177,36 @@ def test_a_refused_experiment_is_told_apart(
     elabftw.replies[CREATE] = reply
     with pytest.raises(kind):
         ELabFTWDestination().export(context)
+
+
+def test_an_experiment_that_a_refusal_has_left_behind_is_adopted(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    elabftw.replies[CREATE] = Reply(400, '{"code": 400, "message": "Bad Request", "description": "Tag refused"}')
+    fields = {"extra_fields": {"Session ID": {"value": context.session_identifier}}}
+    experiment = {"id": 57, "metadata": json.dumps(fields), "body": ""}
+    elabftw.replies[SEARCH] = Reply(200, json.dumps([experiment]))
+    elabftw.replies["GET /api/v2/experiments/57"] = Reply(200, json.dumps(experiment))
+    assert ELabFTWDestination().export(context).record_id == "57"
+    assert sent(server, PATCH)["body"].startswith("<h1>")
+
+
+def test_a_search_holds_nothing_that_could_break_it(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    elabftw.replies[CREATE] = Reply(502)
+    odd = replace(context, session_identifier="""50%_"a" 'b' c\\d""")
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            ELabFTWDestination().export(odd)
+    (search,) = [received for received in server.received if received.call == SEARCH]
+    assert search.query == {
+        "extended": 'extrafield:s:"Session ID":"50%_%a% %b% c%d"',
+        "scope": "3",
+        "state": "1,2",
+        "limit": "50",
+        "offset": "0",
+    }
 
 
 def test_a_key_that_is_refused_everywhere_is_a_matter_of_configuration(

@@ -20,8 +20,10 @@ from tests.unit.exporters.conftest import FakeServer, Received, Reply
 
 LEVEL = "GET /api/tree_tools/get_tree_level"
 INSERT = "GET /api/tree_tools/insert_node"
+ENTRIES = "GET /api/tree_tools/get_entries_for_page"
 ENTRY = "POST /api/entries/add_entry"
 ATTACH = "POST /api/entries/add_attachment"
+UPDATE_FILE = "POST /api/entries/update_attachment"
 
 
 class FakeLabArchives:
@@ -97,6 +99,7 @@ def test_a_page_is_made_in_its_folders(
     assert result.record_id == "N3+/="
     assert result.record_url == f"{server.url}/#/nb1d=/N3+/="
     assert result.metadata == {
+        "done": "created",
         "notebook_id": "nb1d=",
         "summary_entry_id": "E1+/=",
         "attachment_entry_id": "E1+/=",
@@ -164,7 +167,7 @@ def test_a_retry_goes_on_where_the_last_try_stopped(
     labarchives.replies.clear()
     server.received.clear()
     LabArchivesDestination().export(context)
-    assert server.calls == [ATTACH]
+    assert server.calls == [ENTRIES, ATTACH]
 
 
 def test_without_a_notebook_both_files_go_to_the_inbox(
@@ -179,6 +182,32 @@ def test_without_a_notebook_both_files_go_to_the_inbox(
     assert result.success
     assert result.record_id == "E1+/="
     assert result.record_url is None
+    assert result.metadata["done"] == "created"
+
+
+def test_files_in_the_inbox_are_brought_up_to_date_there(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext, configure: Callable[..., None]
+) -> None:
+    configure(NX_LABARCHIVES_NOTEBOOK_ID="")
+    LabArchivesDestination().export(context)
+    context.xml_file_path.write_bytes(b"<Experiment>new</Experiment>")
+    configure(NX_LABARCHIVES_NOTEBOOK_ID="nb1d=")
+    server.received.clear()
+    assert LabArchivesDestination().export(context).metadata["done"] == "updated"
+    assert server.calls == [UPDATE_FILE]
+    assert server.received[0].body == b"<Experiment>new</Experiment>"
+    assert server.received[0].query["eid"] == "E1+/="
+
+
+def test_a_page_stays_in_its_notebook(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext, configure: Callable[..., None]
+) -> None:
+    LabArchivesDestination().export(context)
+    server.received.clear()
+    configure(NX_LABARCHIVES_NOTEBOOK_ID="another=")
+    result = LabArchivesDestination().export(context)
+    assert (result.metadata["notebook_id"], result.metadata["done"]) == ("nb1d=", "unchanged")
+    assert server.calls == []
 
 
 @pytest.mark.parametrize(

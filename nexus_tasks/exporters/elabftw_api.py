@@ -1,0 +1,216 @@
+"""The calls of eLabFTW's REST interface v2 that an export makes; used by `destinations/elabftw.py`.
+
+Each returns what the answer names, or raises what the refusal means. eLabFTW answers 401 both for a bad key and for an
+experiment that is locked or belongs to others: a call that has nothing to do with the experiment tells which.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.gone import GoneError
+from nexus_tasks.exporters.http import open_session
+from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
+
+SESSION_FIELD = "Session ID"  # the extra field by which an experiment is found
+PAGE = 50  # experiments in one answer; without a limit there are 15
+MOST_PAGES = 40
+NORMAL = 1  # the state of what is neither archived (2) nor deleted (3)
+
+_SERVICE = Service("eLabFTW", "NX_ELABFTW_URL", "NX_ELABFTW_API_KEY and the rights of its user")
+# In a search `%` is any text. It stands for what could end the quotes or is escaped by one side only.
+_NOT_FOR_A_SEARCH = re.compile(r"""["'\\%\x00-\x1f\x7f]+""")
+
+
+class ExperimentRefusedError(PermanentError):
+    """eLabFTW refused to make an experiment, perhaps after it had made it: a tag is refused last."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file attached to an experiment."""
+
+    identifier: str
+    name: str
+    comment: str
+    sha256: str | None  # None for very large files
+
+
+class ELabFTWApi:
+    """Calls to one eLabFTW with one key; made for one export."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._session = open_session(_SERVICE, url, headers={"Authorization": key}, secrets=(key,))
+
+    def version(self) -> int | None:
+        """`elabftw_version_int`, such as 50311, or None where it does not say."""
+        answer = self._session.call("GET", "api/v2/info")
+        if answer.status == 404:
+            raise wrong_address(answer)
+        if answer.status != 200:
+            raise refusal(answer)
+        info = answer.json()
+        found = str(info.get("elabftw_version_int", "")) if isinstance(info, dict) else ""
+        return int(found) if found.isdecimal() else None
+
+    def create(self, experiment: dict[str, Any]) -> str:
+        """The id of a new experiment; raises `ExperimentRefusedError` for a 400."""
+        answer = self._session.call("POST", "api/v2/experiments", json=experiment)
+        if answer.status == 201:
+            return _created_id(answer)
+        if answer.status == 400:
+            raise ExperimentRefusedError(str(refusal(answer)))
+        raise refusal(answer)
+
+    def with_session(self, session_identifier: str) -> list[dict[str, Any]]:
+        """The experiments whose field `Session ID` is this one, character by character, the oldest first."""
+        wanted = f'extrafield:s:"{SESSION_FIELD}":"{_searchable(session_identifier)}"'
+        return [found for found in self._search("extended", wanted) if session_of(found) == session_identifier]
+
+    def with_title(self, title: str) -> list[dict[str, Any]]:
+        """The experiments with this title, character by character, the oldest first."""
+        return [found for found in self._search("q", _searchable(title)) if found.get("title") == title]
+
+    def read(self, experiment_id: str) -> dict[str, Any]:
+        """The whole experiment; raises `GoneError` also for one that was archived or deleted."""
+        answer = self._session.call("GET", f"api/v2/experiments/{experiment_id}")
+        if answer.status != 200:
+            raise self._refusal(answer, experiment_id)
+        experiment = answer.json()
+        if not isinstance(experiment, dict):
+            raise TransientError(f"eLabFTW answered with something that is no experiment ({answer.call}).")
+        if experiment.get("state", NORMAL) != NORMAL:
+            raise _gone(answer, experiment_id)
+        return experiment
+
+    def change(self, experiment_id: str, values: dict[str, Any]) -> None:
+        """Change an experiment in place; `metadata` must be a JSON text here."""
+        answer = self._session.call("PATCH", f"api/v2/experiments/{experiment_id}", json=values)
+        if answer.status != 200:
+            raise self._refusal(answer, experiment_id)
+
+    def uploads(self, experiment_id: str) -> list[Upload]:
+        """The files that are attached now, the oldest first."""
+        answer = self._session.call("GET", f"api/v2/experiments/{experiment_id}/uploads")
+        if answer.status != 200:
+            raise self._refusal(answer, experiment_id)
+        return [
+            Upload(
+                str(found["id"]),
+                str(found.get("real_name")),
+                str(found.get("comment") or ""),
+                found.get("hash") or None,
+            )
+            for found in _oldest_first(answer)
+        ]
+
+    def attach(
+        self, experiment_id: str, name: str, content: bytes, comment: str, *, instead_of: str | None = None
+    ) -> str:
+        """The id of a new file at an experiment; the one that it comes `instead_of` is archived."""
+        path = f"api/v2/experiments/{experiment_id}/uploads" + (f"/{instead_of}" if instead_of else "")
+        answer = self._session.call(
+            "POST", path, files={"file": (name, content, "application/xml")}, data={"comment": comment}
+        )
+        if answer.status == 404 and instead_of:
+            raise GoneError(
+                f"The file that was attached to experiment {experiment_id} (upload {instead_of}) is not in eLabFTW any "
+                "more (404): it, or the experiment, was deleted there."
+            )
+        if answer.status != 201:
+            raise self._refusal(answer, experiment_id)
+        return _created_id(answer)
+
+    def _search(self, kind: str, wanted: str) -> list[dict[str, Any]]:
+        """All that the key's user can read and that a search finds, archived ones included, the oldest first."""
+        found: list[dict[str, Any]] = []
+        for page in range(MOST_PAGES):
+            parameters = {"scope": "3", "state": "1,2", "limit": str(PAGE), "offset": str(page * PAGE), kind: wanted}
+            answer = self._session.call("GET", "api/v2/experiments", params=parameters)
+            if answer.status != 200:
+                raise refusal(answer)
+            more = _oldest_first(answer)
+            found += more
+            if len(more) < PAGE:
+                return sorted(found, key=_number)
+        raise PermanentError(
+            f"eLabFTW knows more than {MOST_PAGES * PAGE} experiments that look like this session's; delete the others "
+            "or change the session's identifier."
+        )
+
+    def _refusal(self, answer: Answer, experiment_id: str) -> ExportError:
+        """What a refusal about an experiment that stands over there means."""
+        said = f" It says: {answer.message}" if answer.message else ""
+        if answer.status in {404, 422}:
+            return _gone(answer, experiment_id)
+        meaning = refusal(answer)
+        if (
+            isinstance(meaning, ConfigurationError)
+            and answer.status in {401, 403}
+            and self._session.call("GET", "api/v2/info").status == 200
+        ):
+            return PermanentError(
+                f"eLabFTW does not let us change experiment {experiment_id} ({answer.status}): is it locked, or "
+                f"somebody else's?{said}"
+            )
+        return meaning
+
+
+def metadata_of(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of an experiment, which eLabFTW gives as a JSON text."""
+    metadata = experiment.get("metadata")
+    if isinstance(metadata, str):
+        try:
+            metadata = json.loads(metadata)
+        except ValueError:
+            return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def extra_fields_of(experiment: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The extra fields of an experiment by name."""
+    fields = metadata_of(experiment).get("extra_fields")
+    if not isinstance(fields, dict):
+        return {}
+    return {name: field for name, field in fields.items() if isinstance(field, dict)}
+
+
+def session_of(experiment: dict[str, Any]) -> str | None:
+    """What an experiment's field `Session ID` says, None without one."""
+    value = extra_fields_of(experiment).get(SESSION_FIELD, {}).get("value")
+    return None if value is None else str(value)
+
+
+def _searchable(text: str) -> str:
+    return _NOT_FOR_A_SEARCH.sub("%", text)
+
+
+def _oldest_first(answer: Answer) -> list[dict[str, Any]]:
+    found = answer.json()
+    if not isinstance(found, list):
+        raise TransientError(f"eLabFTW answered with something that is not a list ({answer.call}).")
+    return sorted((each for each in found if isinstance(each, dict) and "id" in each), key=_number)
+
+
+def _number(found: dict[str, Any]) -> int:
+    """The id, which counts up with time."""
+    return int(found["id"])
+
+
+def _created_id(answer: Answer) -> str:
+    """The last segment of `Location`, whose host may be another than the one that was called."""
+    identifier = urlsplit(answer.headers.get("location", "")).path.rstrip("/").rpartition("/")[2]
+    if not identifier.isdigit():
+        raise TransientError(f"eLabFTW answered without the id of what it made ({answer.call}).")
+    return identifier
+
+
+def _gone(answer: Answer, experiment_id: str) -> GoneError:
+    said = f" It says: {answer.message}" if answer.status != 200 and answer.message else ""
+    return GoneError(
+        f"Experiment {experiment_id} is not there any more in eLabFTW ({answer.status}): it was deleted or "
+        f"archived.{said}"
+    )

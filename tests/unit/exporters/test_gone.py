@@ -1,0 +1,20 @@
+from dataclasses import replace
+
+import pytest
+
+from nexus_tasks.exporters.base import ExportContext, PermanentError, TransientError
+from nexus_tasks.exporters.gone import GoneError, advice_to_recreate
+
+
+def test_who_misses_an_object_is_told_how_to_have_it_made_again(context: ExportContext) -> None:
+    odd = replace(context, session_identifier="https://a/?id=3&x")
+    with pytest.raises(PermanentError) as caught, advice_to_recreate(odd, "cdcs"):
+        raise GoneError("Record 5 is gone.")
+    assert str(caught.value) == (
+        "Record 5 is gone. To have it made again: nexus-tasks retry 'https://a/?id=3&x' --destination cdcs --recreate"
+    )
+
+
+def test_other_failures_pass(context: ExportContext) -> None:
+    with pytest.raises(TransientError, match="later"), advice_to_recreate(context, "cdcs"):
+        raise TransientError("later")

@@ -13,6 +13,7 @@ from nexus_tasks.db.models import Attempt, Delivery, Record, Restore, Run
 from nexus_tasks.db.rows import ALONE_AFTER, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunState, Strategy
 
+UNRESOLVED_UNTIL = "unresolved_until"  # in `remote`: an intent
 UNSETTLED = (DeliveryState.PENDING, DeliveryState.WAITING)
 
 
@@ -162,6 +163,17 @@ def set_remote(connection: Connection, delivery_id: int, step: str, known: dict[
     connection.execute(
         update(Delivery).where(Delivery.id == delivery_id).values(remote=Delivery.remote.op("||")({step: known}))
     )
+
+
+def forget_intents(connection: Connection, delivery_id: int) -> None:
+    """Take it for known how every creating call of the delivery has ended."""
+    remote, _ = lock_remote(connection, delivery_id)
+    resolved = {
+        step: {key: value for key, value in known.items() if key != UNRESOLVED_UNTIL}
+        for step, known in remote.items()
+        if known.get("id") is not None or UNRESOLVED_UNTIL not in known
+    }
+    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(remote=resolved))
 
 
 def records_without(connection: Connection, destination: str) -> list[int]:

@@ -192,6 +192,8 @@ def finish(engine: Engine, this: Try, settings: Settings, outcome: Outcome) -> F
         known, _ = deliveries.lock_remote(connection, attempt.delivery_id)
         waiting_for = unresolved_for(known, deliveries.clock(connection))
         end = _end(attempt, outcome, settings, waiting_for)
+        if end.state is AttemptState.SUCCEEDED and waiting_for is not None:  # the plugin got there by another way
+            deliveries.forget_intents(connection, attempt.delivery_id)
         result = _write(connection, attempt, end)
         _record_health(connection, attempt, outcome, settings)
         runs.expect(connection, attempt.run_id, timedelta(seconds=settings.NX_RUN_PATIENCE))

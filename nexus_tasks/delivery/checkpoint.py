@@ -21,7 +21,7 @@ from nexus_tasks.exporters.base import ConfigurationError, NothingDoneError, Per
 DATABASE_PATIENCE_S = 60  # for writing down what a call has created; longer than a restart of PostgreSQL
 DATABASE_POLL_S = 0.5
 
-UNRESOLVED_UNTIL = "unresolved_until"
+UNRESOLVED_UNTIL = deliveries.UNRESOLVED_UNTIL
 
 T = TypeVar("T")
 

@@ -115,7 +115,7 @@ class MemoryCheckpoint:
     def __init__(self) -> None:
         self._identifiers: dict[str, str] = {}
         self._contents: dict[str, str] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, str | None] = {}  # step → what was sent by the call that nobody knows about
 
     def get(self, step: str) -> str | None:
         """See `Checkpoint.get`."""
@@ -134,14 +134,16 @@ class MemoryCheckpoint:
         if step in self._identifiers:
             return self._identifiers[step]
         identifier = find() if step in self._unknown and find is not None else None
-        if identifier is None:
-            self._unknown.add(step)
+        if identifier is not None:
+            content = self._unknown[step]
+        else:
+            self._unknown[step] = content
             try:
                 identifier = call()
             except (NothingDoneError, PermanentError, ConfigurationError):
-                self._unknown.discard(step)
+                del self._unknown[step]
                 raise
-        self._unknown.discard(step)
+        del self._unknown[step]
         self._identifiers[step] = identifier
         if content is not None:
             self._contents[step] = content

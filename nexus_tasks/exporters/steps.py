@@ -86,8 +86,7 @@ class Steps:
         remembered = self.checkpoint.written(step)
         if not found:
             return Held(identifier, remembered)
-        # A checkpoint may have taken what is wanted now for what an earlier request has sent.
-        holds = found[-1].content or (UNKNOWN if remembered == content else remembered)
+        holds = found[-1].content or remembered
         if holds is not None and holds != remembered:
             self.checkpoint.wrote(step, holds)
         return Held(identifier, holds)

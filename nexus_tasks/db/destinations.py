@@ -1,6 +1,7 @@
 """Queries about destinations: their windows, how full they are, and how well."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -75,6 +76,19 @@ def set_health(connection: Connection, name: str, value: Health) -> None:
             pause_seconds=value.pause_seconds,
             reason=value.reason,
         )
+    )
+
+
+def lock_remote(connection: Connection, name: str) -> dict[str, dict[str, Any]]:
+    """What is known of the objects over there that several records share, by step; the row is locked."""
+    statement = select(Destination.remote).where(Destination.name == name)
+    return dict(connection.execute(statement.with_for_update(key_share=True)).scalar_one())
+
+
+def set_remote(connection: Connection, name: str, step: str, known: dict[str, Any]) -> None:
+    """Keep what is known of the object that a step creates."""
+    connection.execute(
+        update(Destination).where(Destination.name == name).values(remote=Destination.remote.op("||")({step: known}))
     )
 
 

@@ -20,7 +20,13 @@ from nexus_tasks.db import deliveries, destinations, records, runs
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, DeliveryRow, Health, RecordDeliveries, RecordRow
 from nexus_tasks.delivery import documents
-from nexus_tasks.delivery.checkpoint import DeliveryCheckpoint, NotYetResolvableError, unresolved_for
+from nexus_tasks.delivery.checkpoint import (
+    DeliveryLedger,
+    DestinationLedger,
+    LedgerCheckpoint,
+    NotYetResolvableError,
+    unresolved_for,
+)
 from nexus_tasks.delivery.digest import digest
 from nexus_tasks.delivery.health import PausePolicy, TryFacts, after_answer, after_failure
 from nexus_tasks.delivery.lease import Lease, LeaseLostError
@@ -48,6 +54,7 @@ from nexus_tasks.exporters.base import (
 from nexus_tasks.exporters.http import before_each_write
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
+PATIENCE_WITH_OTHERS_S = 3  # for a worker that is making the same shared object, a folder, at this moment
 LONGEST_WAIT_IN_A_RUN_S = 30  # a longer Retry-After is not waited for by Celery: the destination's row keeps it
 
 logger = logging.getLogger(__name__)
@@ -128,7 +135,7 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
 
     Raises `LeaseLostError`, `NotYetResolvableError` and `DatabaseError` as they come from the checkpoint.
     """
-    record = this.record
+    record, grace = this.record, settings.NX_LOOKUP_GRACE
     zone = ZoneInfo(record.timezone)
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),
@@ -140,7 +147,10 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         metadata={"sha256": record.sha256},
         previous_results={row.destination: _as_result(row, at) for row in this.others if (at := row.succeeded_at)},
         activities=_activities(record, settings),
-        checkpoint=DeliveryCheckpoint(engine, this.attempt.delivery_id, this.lease, settings.NX_LOOKUP_GRACE),
+        checkpoint=LedgerCheckpoint(engine, DeliveryLedger(this.attempt.delivery_id), this.lease, grace),
+        shared=LedgerCheckpoint(
+            engine, DestinationLedger(destination.name), this.lease, grace, patience=PATIENCE_WITH_OTHERS_S
+        ),
     )
     try:
         return _export(destination, context, this.lease)

@@ -8,18 +8,20 @@ appears seconds later.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from nexus_tasks.db import deliveries
+from nexus_tasks.db import deliveries, destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery.lease import Lease
 from nexus_tasks.exporters.base import ConfigurationError, NothingDoneError, PermanentError
 
 DATABASE_PATIENCE_S = 60  # for writing down what a call has created; longer than a restart of PostgreSQL
 DATABASE_POLL_S = 0.5
+OTHERS_POLL_S = 0.2
 
 UNRESOLVED_UNTIL = deliveries.UNRESOLVED_UNTIL
 
@@ -54,26 +56,76 @@ def unresolved_for(known: dict[str, dict[str, Any]], now: datetime) -> timedelta
     return max(max(ends) - now, timedelta()) if ends else None
 
 
-class DeliveryCheckpoint:
-    """The checkpoint that a worker hands to a plugin; see `exporters.base.Checkpoint`. `grace` in seconds."""
+class Ledger(Protocol):
+    """Where identifiers and intents are kept: the row of a delivery, or, for what records share, of a destination."""
 
-    def __init__(self, engine: Engine, delivery_id: int, lease: Lease, grace: float) -> None:
+    def lock(self, connection: Connection) -> tuple[dict[str, dict[str, Any]], bool]:
+        """What is known by step, and whether to look before creating; the row is locked."""
+        ...
+
+    def write(self, connection: Connection, step: str, known: dict[str, Any]) -> None:
+        """Keep what is known of a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeliveryLedger:
+    """The objects of one record at one destination."""
+
+    delivery_id: int
+
+    def lock(self, connection: Connection) -> tuple[dict[str, dict[str, Any]], bool]:
+        """See `Ledger.lock`."""
+        return deliveries.lock_remote(connection, self.delivery_id)
+
+    def write(self, connection: Connection, step: str, known: dict[str, Any]) -> None:
+        """See `Ledger.write`."""
+        deliveries.set_remote(connection, self.delivery_id, step, known)
+
+
+@dataclass(frozen=True)
+class DestinationLedger:
+    """The objects at one destination that several records share, such as a folder."""
+
+    destination: str
+
+    def lock(self, connection: Connection) -> tuple[dict[str, dict[str, Any]], bool]:
+        """See `Ledger.lock`."""
+        return destinations.lock_remote(connection, self.destination), False
+
+    def write(self, connection: Connection, step: str, known: dict[str, Any]) -> None:
+        """See `Ledger.write`."""
+        destinations.set_remote(connection, self.destination, step, known)
+
+
+class LedgerCheckpoint:
+    """The checkpoint that a worker hands to a plugin; see `exporters.base.Checkpoint`. Durations in seconds.
+
+    `patience` is how long to wait for another worker that is creating the same shared object at this moment.
+    """
+
+    def __init__(self, engine: Engine, ledger: Ledger, lease: Lease, grace: float, patience: float = 0) -> None:
         self._engine = engine
-        self._delivery_id = delivery_id
+        self._ledger = ledger
         self._lease = lease
         self._grace = grace
+        self._patience = patience
 
     def get(self, step: str) -> str | None:
         """See `Checkpoint.get`."""
-        return self._known(step).get("id")
+        return self._look(step)[0].get("id")
 
     def written(self, step: str) -> str | None:
         """See `Checkpoint.written`."""
-        return self._known(step).get("content")
+        return self._look(step)[0].get("content")
 
     def wrote(self, step: str, content: str) -> None:
         """See `Checkpoint.wrote`."""
-        patiently(lambda: self._change(step, {"content": content}))
+        patiently(lambda: self._change(step, lambda known: {**known, "content": content}))
+
+    def forget(self, step: str, identifier: str) -> None:
+        """See `Checkpoint.forget`."""
+        patiently(lambda: self._change(step, lambda known: {} if known.get("id") == identifier else known))
 
     def create(
         self,
@@ -85,51 +137,61 @@ class DeliveryCheckpoint:
         seconds: float | None = None,
     ) -> str:
         """See `Checkpoint.create`. Raises `NotYetResolvableError` or `LeaseLostError` too, which plugins let pass."""
-        with transaction(self._engine) as connection:
-            known, look_up_first = deliveries.lock_remote(connection, self._delivery_id)
-            now = deliveries.clock(connection)
-        this = known.get(step, {})
-        if this.get("id") is not None:
-            return str(this["id"])
-        if (UNRESOLVED_UNTIL in this or look_up_first) and find is not None:
+        known, look_up_first, now = self._wait_for_others(step)
+        if known.get("id") is not None:
+            return str(known["id"])
+        if (UNRESOLVED_UNTIL in known or look_up_first) and find is not None:
             found = find()
             if found is not None:
-                self._store(step, found, this.get("content"))
-                return found
-        remaining = unresolved_for({step: this}, now)
+                return self._store(step, found, known.get("content"))
+        remaining = unresolved_for({step: known}, now)
         if remaining:
             raise NotYetResolvableError(remaining)
-        self._intend(step, content, seconds)
+        there = self._intend(step, content, seconds)
+        if there is not None:
+            return there
         try:
             identifier = call()
         except (NothingDoneError, PermanentError, ConfigurationError):
-            patiently(lambda: self._change(step, {}, resolved=True))
+            patiently(lambda: self._change(step, lambda _: {}))
             raise
         return self._store(step, identifier, content)
 
-    def _intend(self, step: str, content: str | None, seconds: float | None) -> None:
+    def _wait_for_others(self, step: str) -> tuple[dict[str, Any], bool, datetime]:
+        give_up_at = time.monotonic() + self._patience
+        while True:
+            known, look_up_first, now = self._look(step)
+            if UNRESOLVED_UNTIL not in known or time.monotonic() >= give_up_at:
+                return known, look_up_first, now
+            time.sleep(OTHERS_POLL_S)
+
+    def _intend(self, step: str, content: str | None, seconds: float | None) -> str | None:
+        """Commit the intent; the identifier instead, if another worker has created the object meanwhile."""
         with transaction(self._engine) as connection:
             self._lease.extend(connection, seconds)
-            known, _ = deliveries.lock_remote(connection, self._delivery_id)
-            lasting = timedelta(seconds=(seconds or self._lease.call_deadline) + self._grace)
-            until = deliveries.clock(connection) + lasting
-            this = {**known.get(step, {}), "content": content, UNRESOLVED_UNTIL: until.isoformat()}
-            deliveries.set_remote(connection, self._delivery_id, step, this)
+            known = self._ledger.lock(connection)[0].get(step, {})
+            now = deliveries.clock(connection)
+            if known.get("id") is not None:
+                return str(known["id"])
+            if (remaining := unresolved_for({step: known}, now)) is not None and remaining > timedelta():
+                raise NotYetResolvableError(remaining)  # another worker has just begun
+            until = now + timedelta(seconds=(seconds or self._lease.call_deadline) + self._grace)
+            self._ledger.write(connection, step, {"content": content, UNRESOLVED_UNTIL: until.isoformat()})
+        return None
 
     def _store(self, step: str, identifier: str, content: str | None) -> str:
         """Keep the identifier, even when the lease is lost by now; a different one that is there already wins."""
 
         def write() -> str:
             with transaction(self._engine) as connection:
-                known, _ = deliveries.lock_remote(connection, self._delivery_id)
-                there = known.get(step, {}).get("id")
+                there = self._ledger.lock(connection)[0].get(step, {}).get("id")
                 if there is None:
-                    deliveries.set_remote(connection, self._delivery_id, step, {"id": identifier, "content": content})
+                    self._ledger.write(connection, step, {"id": identifier, "content": content})
                     return identifier
             if there != identifier:
                 logger.error(
-                    "Delivery %d: step %s made %s although %s was there already: one of the two is superfluous",
-                    self._delivery_id,
+                    "%s: step %s made %s although %s was there already: one of the two is superfluous",
+                    self._ledger,
                     step,
                     identifier,
                     there,
@@ -138,16 +200,12 @@ class DeliveryCheckpoint:
 
         return patiently(write)
 
-    def _known(self, step: str) -> dict[str, Any]:
+    def _look(self, step: str) -> tuple[dict[str, Any], bool, datetime]:
         with transaction(self._engine) as connection:
-            known, _ = deliveries.lock_remote(connection, self._delivery_id)
-        return known.get(step, {})
+            known, look_up_first = self._ledger.lock(connection)
+            return known.get(step, {}), look_up_first, deliveries.clock(connection)
 
-    def _change(self, step: str, change: dict[str, Any], *, resolved: bool = False) -> None:
+    def _change(self, step: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         with transaction(self._engine) as connection:
-            known, _ = deliveries.lock_remote(connection, self._delivery_id)
-            this = {**known.get(step, {}), **change}
-            if resolved:
-                this.pop(UNRESOLVED_UNTIL, None)
-                this.pop("content", None)
-            deliveries.set_remote(connection, self._delivery_id, step, this)
+            known = self._ledger.lock(connection)[0].get(step, {})
+            self._ledger.write(connection, step, change(known))

@@ -108,6 +108,10 @@ class Checkpoint(Protocol):
         """Remember that `step`'s object now holds `content` (a fingerprint), after it was changed in place."""
         ...
 
+    def forget(self, step: str, identifier: str) -> None:
+        """Drop what `step` has created, if it is this one: somebody deleted it over there, it may be made again."""
+        ...
+
 
 class MemoryCheckpoint:
     """A checkpoint that lasts as long as the context: for plugins run outside a worker, and for tests."""
@@ -157,6 +161,12 @@ class MemoryCheckpoint:
         """See `Checkpoint.wrote`."""
         self._contents[step] = content
 
+    def forget(self, step: str, identifier: str) -> None:
+        """See `Checkpoint.forget`."""
+        if self._identifiers.get(step) == identifier:
+            del self._identifiers[step]
+            self._contents.pop(step, None)
+
 
 @dataclass
 class ExportContext:
@@ -172,7 +182,8 @@ class ExportContext:
     previous_results: dict[str, ExportResult] = field(default_factory=dict)  # of destinations that it depends on
     activities: list[Activity] = field(default_factory=list)
     reservation_event: Any = None  # as NexusLIMS has it; always None when nexus-tasks built the record
-    checkpoint: Checkpoint = field(default_factory=MemoryCheckpoint)  # optional to use
+    checkpoint: Checkpoint = field(default_factory=MemoryCheckpoint)  # of this record; optional to use
+    shared: Checkpoint = field(default_factory=MemoryCheckpoint)  # of the destination, for what several records share
 
     def get_result(self, destination_name: str) -> ExportResult | None:
         """What `destination_name` holds of this record, or None when it has not answered yet."""

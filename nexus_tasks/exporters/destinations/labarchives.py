@@ -1,17 +1,18 @@
 """Keeps a page in a LabArchives notebook for a record: summary with previews, and the XML attached; called by workers.
 
 The page is `NexusLIMS Records/{instrument_pid}/{YYYY-MM-DD — session_id}`. Folders are looked up by their exact text
-before they are made, and their ids remembered for ten minutes, so that a record takes three calls: page, summary,
-attachment. Later contents go to the same page, in place, unless people have changed the summary. Without a notebook,
-summary and XML go to the user's Inbox, as files. A record stays where it went first, in that notebook or in the Inbox.
+before they are made, once for all records and workers, so that a record takes three calls: page, summary, attachment.
+Later contents go to the same page, in place, unless people have changed the summary. Without a notebook, summary and
+XML go to the user's Inbox, as files. A record stays where it went first, in that notebook or in the Inbox.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import ExportContext, ExportResult, PermanentError
+from nexus_tasks.exporters.base import Checkpoint, ExportContext, ExportResult, PermanentError
 from nexus_tasks.exporters.gone import GoneError, advice_to_recreate
 from nexus_tasks.exporters.html_summary import (
     cdcs_link,
@@ -24,7 +25,6 @@ from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.labarchives_api import ROOT, Account, LabArchivesApi
 from nexus_tasks.exporters.record_file import read_record
 from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
-from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name, record_title
 from nexus_tasks.exporters.written_text import (
@@ -59,9 +59,6 @@ class LabArchivesDestination:
     depends_on = ("cdcs",)
     updates = True
     window = 1  # its terms ask for calls one after the other, over all workers
-
-    def __init__(self) -> None:
-        self._folders = ShortMemory()
 
     @property
     def enabled(self) -> bool:
@@ -146,16 +143,14 @@ class LabArchivesDestination:
         made = context.checkpoint.get("page")
         if made is not None:
             return made
-        key = (value_of("NX_LABARCHIVES_URL"), notebook, context.instrument_pid)
-        remembered = self._folders.get(key)
-        if remembered is not None:
-            try:
-                return ensure(remembered)
-            except PermanentError:
-                self._folders.forget()  # the folder may have been deleted: look again
-        top = _folder(api, steps, "top folder", notebook, ROOT, TOP_FOLDER)
-        folder = _folder(api, steps, "instrument folder", notebook, top, _one_line(context.instrument_pid))
-        return ensure(self._folders.put(key, folder))
+        folders = _Folders(api, context.shared, notebook)
+        path = (TOP_FOLDER, _one_line(context.instrument_pid))
+        try:
+            return ensure(folders.ensure(path))
+        except PermanentError:
+            if not folders.forget_missing(path):
+                raise
+            return ensure(folders.ensure(path))
 
 
 class _Page:
@@ -303,14 +298,53 @@ def web_address(url: str) -> str:
     return url.removesuffix("/api")
 
 
-def _folder(api: LabArchivesApi, steps: Steps, step: str, notebook: str, parent: str, text: str) -> str:
-    """The folder `text` in `parent`, made if it is not there."""
-    find = partial(_find_node, api, notebook, parent, text, is_page=False)
-    there = find()
-    if there is not None:
-        return steps.adopt(step, there).identifier
-    call = partial(api.insert_node, notebook, parent, text, is_folder=True)
-    return steps.ensure(step, call, find=find).identifier
+class _Folders:
+    """The folders of a notebook, made once for all records; what is known of them is shared by all workers."""
+
+    def __init__(self, api: LabArchivesApi, shared: Checkpoint, notebook: str) -> None:
+        self._api = api
+        self._shared = shared
+        self._notebook = notebook
+
+    def ensure(self, path: Sequence[str]) -> str:
+        """The innermost folder of `path`, made with those around it as far as they are not there."""
+        parent = ROOT
+        for depth, text in enumerate(path, start=1):
+            parent = self._folder(self._step(path[:depth]), parent, text)
+        return parent
+
+    def forget_missing(self, path: Sequence[str]) -> bool:
+        """Forget the folders that somebody has deleted or moved; whether there were any."""
+        parent, gone = ROOT, False
+        for depth, text in enumerate(path, start=1):
+            step = self._step(path[:depth])
+            known = self._shared.get(step)
+            there = None if gone else _find_node(self._api, self._notebook, parent, text, is_page=False)
+            if known is not None and (there is None or there.identifier != known):
+                self._shared.forget(step, known)
+                gone = True
+            parent = known or ROOT
+        return gone
+
+    def _folder(self, step: str, parent: str, text: str) -> str:
+        known = self._shared.get(step)
+        if known is not None:
+            return known
+        found = partial(_find_node, self._api, self._notebook, parent, text, is_page=False)
+
+        def find() -> str | None:
+            there = found()
+            return None if there is None else there.identifier
+
+        there = find()  # people, or an earlier installation, may have made it
+        if there is not None:
+            return self._shared.create(step, lambda: there, find=lambda: there)
+        return self._shared.create(
+            step, partial(self._api.insert_node, self._notebook, parent, text, is_folder=True), find=find
+        )
+
+    def _step(self, path: Sequence[str]) -> str:
+        return f"folder {self._notebook} {'/'.join(path)}"
 
 
 def _find_node(api: LabArchivesApi, notebook: str, parent: str, text: str, *, is_page: bool) -> Found | None:

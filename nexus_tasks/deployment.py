@@ -3,6 +3,8 @@
 The builder and the command line pass it down; workers have the same things from Celery.
 """
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from celery import Celery
@@ -28,3 +30,11 @@ class Deployment:
         """The installation that the environment describes. Raises `SettingsError`."""
         settings = get_settings()
         return cls(settings, engine_for(settings.database_url), get_app(), get_registry())
+
+    @classmethod
+    def enter(cls, environment: Mapping[str, str]) -> "Deployment":
+        """Have this process work with another installation from here on: a sandbox. Raises `SettingsError`."""
+        os.environ.update(environment)
+        for remembered in (get_settings, get_registry, get_app):
+            remembered.cache_clear()
+        return cls.current()

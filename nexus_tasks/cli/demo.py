@@ -1,6 +1,5 @@
 """`nexus-tasks demo`: the whole way once, everything embedded: services, workers, records, exports, links."""
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,14 +12,11 @@ from rich.markup import escape
 
 from nexus_tasks.builder.files import DataFolderError
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
-from nexus_tasks.celery import get_app
 from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, sessions_table
 from nexus_tasks.cli.waiting import at_rest, watch
-from nexus_tasks.config import get_settings
 from nexus_tasks.db import migrate
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.sandbox import celery_processes, sample_data
@@ -58,11 +54,12 @@ def demo(
             say.print("Starting PostgreSQL, Valkey and stand-ins for CDCS, eLabFTW and LabArchives …")
             running.callback(sandbox.stop)
             sandbox.start()
-            environment = _enter(sandbox, data)
+            environment = _environment(sandbox, data)
+            deployment = Deployment.enter(environment)
+            write_log_files(deployment.settings)
             migrate.upgrade(sandbox.postgres.url)
             say.print("Starting a Celery worker and beat …")
             _start(running, _celery(sandbox, environment, addresses, with_flower=keep))
-            deployment = Deployment.current()
             _add_sessions(deployment, data, sessions, say)
             views, outcomes = _run(deployment, live=not json)
             if keep:
@@ -73,15 +70,10 @@ def demo(
         raise typer.Exit(1)
 
 
-def _enter(sandbox: Sandbox, data: Path | None) -> dict[str, str]:
-    """Have this process, and those it starts, work with the sandbox instead of what the environment said."""
+def _environment(sandbox: Sandbox, data: Path | None) -> dict[str, str]:
     environment = sandbox.environment()
     if data is not None:
         environment["NX_INSTRUMENT_DATA_PATH"] = str(data.absolute())
-    os.environ.update(environment)
-    for remembered in (get_settings, get_registry, get_app):
-        remembered.cache_clear()
-    write_log_files(get_settings())
     return environment
 
 

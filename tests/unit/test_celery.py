@@ -23,6 +23,7 @@ from nexus_tasks.celery import (
     route,
 )
 from nexus_tasks.config import get_settings, load_settings
+from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.exporters.registry import discover, get_registry
 
 SHIPPED_QUEUES = {"export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}
@@ -169,10 +170,11 @@ def test_results_that_are_not_in_redis_are_left_to_celery() -> None:
     assert result_backend("rpc://") == "rpc://"
 
 
-def test_the_number_of_tries_is_that_of_the_settings(configure: SetAll) -> None:
-    configure(NX_TRIES=5)
-    app = create_app(get_settings(), discover([]))
-    assert app.tasks["export.cdcs"].max_retries == 4
+@pytest.mark.parametrize("task", ["export.cdcs", "finalize", "dispatch", "archive"])
+def test_a_task_outlasts_a_restart_of_the_database(task: str) -> None:
+    known = create_app(load_settings(), discover([])).tasks[task]
+    assert DatabaseError in known.autoretry_for
+    assert known.max_retries * known.default_retry_delay >= 30
 
 
 def test_the_package_has_the_app_and_makes_it_once() -> None:

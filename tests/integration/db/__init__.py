@@ -1,19 +1,21 @@
 """Tests of the queries on a real PostgreSQL, with the rows that they need."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import Connection
 
-from nexus_tasks.db import deliveries, records, sessions
+from nexus_tasks.db import deliveries, records, runs, sessions
 from nexus_tasks.db.deliveries import FrozenDestination
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.states import SessionStatus, Strategy
+from nexus_tasks.states import RunKind, SessionStatus, Strategy
 
 INSTRUMENT = "FEI-Titan-TEM-012345"
 START = datetime(2025, 1, 27, 10, 30, tzinfo=UTC)
-CDCS = FrozenDestination("cdcs", 100, (), ())
-ELABFTW = FrozenDestination("elabftw", 85, ("cdcs",), ())
-LABARCHIVES = FrozenDestination("labarchives", 90, ("cdcs",), ())
+CDCS = FrozenDestination("cdcs", 100, (), (), updates=True)
+ELABFTW = FrozenDestination("elabftw", 85, ("cdcs",), (), updates=True)
+LABARCHIVES = FrozenDestination("labarchives", 90, ("cdcs",), (), updates=True)
 
 
 def add_session(
@@ -51,3 +53,14 @@ def add_record(
     assert record_id is not None
     deliveries.add(connection, record_id, destinations)
     return record_id
+
+
+def add_run(
+    connection: Connection,
+    record_id: int,
+    delivery_ids: Sequence[int],
+    kind: RunKind = RunKind.NORMAL,
+    patience: timedelta = timedelta(minutes=2),
+) -> tuple[int, UUID, dict[int, int]]:
+    """An open run over those deliveries: its id, its token, and delivery id → attempt id."""
+    return runs.add(connection, record_id, delivery_ids, kind, patience)

@@ -10,12 +10,12 @@ from nexus_tasks.db.deliveries import FrozenDestination, candidates
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.plan import plan
 from nexus_tasks.states import DeliveryState, RunState, Strategy
-from tests.integration.db import CDCS, ELABFTW, LABARCHIVES, add_record
+from tests.integration.db import CDCS, ELABFTW, LABARCHIVES, add_record, add_run
 
 WIDE = {"cdcs": 16, "labarchives": 16, "elabftw": 16}
 BACKLOG = 2000
 MOST_SECONDS = 0.5
-ALONE = FrozenDestination("elabftw", 85, (), ())
+ALONE = FrozenDestination("elabftw", 85, (), (), updates=True)
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def set_delivery(
     """Put a delivery into a state; `wait` in seconds from now."""
     connection.execute(
         text(
-            "UPDATE delivery SET state = :state, next_attempt_at = now() + :wait"
+            "UPDATE delivery SET state = :state, next_attempt_at = now() + :wait,"
+            " succeeded_at = CASE WHEN :state = 'succeeded' THEN now() ELSE succeeded_at END"
             " WHERE record_id = :record_id AND destination = :destination"
         ),
         {
@@ -69,8 +70,8 @@ def backlog(connection: Connection, *destinations: FrozenDestination) -> None:
     )
     connection.execute(
         text(
-            "INSERT INTO delivery (record_id, destination, priority, depends_on, requires)"
-            " SELECT record.id, destination, priority, depends_on, requires FROM record, delivery"
+            "INSERT INTO delivery (record_id, destination, priority, depends_on, requires, updates)"
+            " SELECT record.id, destination, priority, depends_on, requires, updates FROM record, delivery"
             " WHERE delivery.record_id = :first AND record.id != :first ORDER BY record.id, delivery.id"
         ),
         {"first": first},
@@ -106,7 +107,7 @@ def test_the_candidates_of_a_long_backlog_are_bounded_by_room_and_fast(
 
 def test_a_backlog_behind_a_slow_destination_does_not_hold_the_others_back(connection: Connection) -> None:
     backlog(connection, CDCS, LABARCHIVES)
-    connection.execute(text("UPDATE delivery SET state = 'succeeded' WHERE destination = 'cdcs'"))
+    connection.execute(text("UPDATE delivery SET state = 'succeeded', succeeded_at = now() WHERE destination = 'cdcs'"))
     newest = add_record(connection, "newest", CDCS, LABARCHIVES)
     begun = time.perf_counter()
     runs_ = planned(connection, {"cdcs": 16, "labarchives": 1})
@@ -123,9 +124,9 @@ def test_the_longest_waiting_are_taken_first(connection: Connection) -> None:
 def test_a_record_in_an_open_run_is_no_candidate_until_it_is_closed(connection: Connection) -> None:
     record_id = add_record(connection, "session", CDCS, ELABFTW)
     [candidate] = candidates(connection, WIDE, ())
-    run_id, _ = runs.add(connection, record_id, [candidate.deliveries[0].id])
+    run_id, _, _ = add_run(connection, record_id, [candidate.deliveries[0].id])
     assert found(connection, WIDE) == []
-    runs.not_sent(connection, run_id)
+    runs.close(connection, run_id)
     assert found(connection, WIDE) == [record_id]
 
 
@@ -133,10 +134,12 @@ def test_a_record_has_one_open_run_at_most(database_url: str) -> None:
     engine = engine_for(database_url)
     with transaction(engine) as connection:
         record_id = add_record(connection, "session", CDCS)
-        runs.add(connection, record_id, [deliveries.of_record(connection, record_id).deliveries[0].id])
+        add_run(connection, record_id, [deliveries.of_record(connection, record_id).deliveries[0].id])
     with pytest.raises(Exception, match="uq_run_open"), transaction(engine) as connection:
         connection.execute(
-            text("INSERT INTO run (record_id, state) VALUES (:id, :open)"),
+            text(
+                "INSERT INTO run (record_id, state, token, expected_by) VALUES (:id, :open, gen_random_uuid(), now())"
+            ),
             {
                 "id": record_id,
                 "open": RunState.OPEN,
@@ -186,7 +189,7 @@ def test_a_dependency_that_was_tried_does_not_hold_its_dependent_back(
 def test_what_is_required_holds_its_dependent_back_until_it_is_there(
     connection: Connection, state: DeliveryState
 ) -> None:
-    mirror = FrozenDestination("mirror", 50, (), ("cdcs",))
+    mirror = FrozenDestination("mirror", 50, (), ("cdcs",), updates=False)
     record_id = add_record(connection, "session", CDCS, mirror)
     set_delivery(connection, record_id, "cdcs", state, 60 if state is DeliveryState.WAITING else None)
     assert found(connection, {"mirror": 1}) == []
@@ -240,11 +243,12 @@ def test_a_skipped_delivery_is_settled_with_its_reason_and_a_settled_one_stays(c
 def test_what_a_step_has_created_is_remembered_beside_what_others_have(connection: Connection) -> None:
     record_id = add_record(connection, "session", CDCS)
     [item] = deliveries.of_record(connection, record_id).deliveries
-    assert deliveries.remote(connection, item.id) == {}
-    deliveries.remember(connection, item.id, "record", {"id": "7", "content": None})
-    deliveries.remember(connection, item.id, "attachment", {"id": "8", "content": None})
-    deliveries.remember(connection, item.id, "record", {"id": "7", "content": "fingerprint"})
-    assert deliveries.remote(connection, item.id) == {
+    assert deliveries.lock_remote(connection, item.id) == ({}, False)
+    deliveries.set_remote(connection, item.id, "record", {"id": "7", "content": None})
+    deliveries.set_remote(connection, item.id, "attachment", {"id": "8", "content": None})
+    deliveries.set_remote(connection, item.id, "record", {"id": "7", "content": "fingerprint"})
+    known, _ = deliveries.lock_remote(connection, item.id)
+    assert known == {
         "record": {"id": "7", "content": "fingerprint"},
         "attachment": {"id": "8", "content": None},
     }

@@ -13,7 +13,7 @@ from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.retry import RetryPolicy, after_failure, after_result
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.exporters.base import ExportResult, TransientError
-from tests.integration.db import CDCS, ELABFTW, INSTRUMENT, add_record
+from tests.integration.db import CDCS, ELABFTW, INSTRUMENT, add_record, add_run
 
 SESSION = "your-session-id"
 
@@ -46,12 +46,12 @@ def exported(database_url: str) -> Iterator[str]:
         add_record(connection, "another-session", CDCS, ELABFTW)
         record_id = add_record(connection, SESSION, CDCS, ELABFTW)
         rows = deliveries.of_record(connection, record_id).deliveries
-        _, attempts = runs.add(connection, record_id, [row.id for row in rows])
+        _, _, attempts = add_run(connection, record_id, [row.id for row in rows])
     ends = {
         "cdcs": after_result(
             ExportResult(success=True, destination_name="cdcs", record_id="7", record_url="https://cdcs/7"), 0
         ),
-        "elabftw": after_failure(TransientError("eLabFTW is away"), 0, RetryPolicy([60], 75)),
+        "elabftw": after_failure(TransientError("eLabFTW is away"), 0, RetryPolicy([60], 75), None),
     }
     for row in rows:
         with transaction(engine) as connection:

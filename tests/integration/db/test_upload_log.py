@@ -8,7 +8,7 @@ from nexus_tasks.db import deliveries, runs, upload_log
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.db.rows import AttemptEnd
 from nexus_tasks.states import AttemptState, DeliveryState
-from tests.integration.db import CDCS, ELABFTW, add_record
+from tests.integration.db import CDCS, ELABFTW, add_record, add_run
 
 SESSION = "https://nemo.example.org/api/usage_events/?id=303"
 LOGGED = [AttemptState.SUCCEEDED, AttemptState.TRANSIENT, AttemptState.PERMANENT, AttemptState.CONFIGURATION]
@@ -25,7 +25,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 def attempt_all(connection: Connection, record_id: int, state: AttemptState, message: str | None = None) -> None:
     """One run over all deliveries of the record, whose attempts end like this."""
     rows = {row.id: row for row in deliveries.of_record(connection, record_id).deliveries}
-    _, attempts = runs.add(connection, record_id, list(rows))
+    _, _, attempts = add_run(connection, record_id, list(rows))
     for delivery_id, attempt_id in attempts.items():
         attempt = runs.lock_attempt(connection, attempt_id)
         assert attempt is not None

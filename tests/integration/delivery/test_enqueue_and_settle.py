@@ -1,247 +1,72 @@
 """Records handed over and settled on a real PostgreSQL and a real broker, with nobody but the test to work on them."""
 
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import celery._state
 import pytest
-import redis
 from sqlalchemy import text
 
-from nexus_tasks.celery import create_app
-from nexus_tasks.config import load_settings
-from nexus_tasks.db import deliveries, records, runs, sessions, upload_log
-from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.db.rows import AttemptRow, DeliveryRow, InstrumentRow, SessionRow
+from nexus_tasks.db import records, runs, sessions
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import archive, attempt
-from nexus_tasks.delivery.attempt import NotWantedError, Try
+from nexus_tasks.delivery.attempt import Finished, NotWantedError
 from nexus_tasks.delivery.dispatch import dispatch
-from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError
-from nexus_tasks.delivery.enqueue import (
-    ClaimLostError,
-    EnqueueError,
-    HandedOver,
-    RecordToExport,
-    export_records,
-)
+from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError, sha256_of
+from nexus_tasks.delivery.enqueue import ClaimLostError, EnqueueError, HandedOver
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.delivery.settle import Settled, settle
-from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import (
     ConfigurationError,
     ExportContext,
-    ExportDestination,
     ExportError,
     ExportResult,
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.registry import Registry
 from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
-
-SESSION = "2025-01-27_10-30-15_abc123"
-INSTRUMENT = "FEI-Titan-TEM-012345"
-START = datetime(2025, 1, 27, 15, 30, 15, tzinfo=UTC)
-RECORD = RecordToExport(
-    session_identifier=SESSION,
-    instrument_pid=INSTRUMENT,
-    dt_from=START,
-    dt_to=START + timedelta(hours=4),
-    timezone="America/New_York",
-    user="jsmith",
-    xml=b"<Experiment/>",
-    activities=[{"files": ["Titan/a.dm3"], "previews": [None]}],
+from tests.integration.delivery.by_hand import (
+    INSTRUMENT,
+    REBUILT,
+    RECORD,
+    SESSION,
+    START,
+    Deploy,
+    Fake,
+    Message,
+    attempts_of,
+    begin_message,
+    begun,
+    cdcs,
+    elabftw,
+    everything,
+    finish,
+    hand_over,
+    health_of,
+    log_of,
+    message_for,
+    messages_in,
+    pass_time,
+    perform,
+    performed,
+    raising,
+    rows_of,
+    states_of,
+    status_of,
+    try_once,
+    wait_of,
+    work,
+    work_again,
 )
+
 MOST_SECONDS_WITHOUT_BROKER = 2.0
-
-
-@dataclass
-class Fake:
-    """A destination that does what `answer` says, and keeps what it was given."""
-
-    name: str
-    priority: int
-    enabled: bool = True
-    depends_on: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    window: int = 16
-    answer: Callable[[ExportContext], Any] | None = None
-    valid: Callable[[], tuple[bool, str | None]] = lambda: (True, None)
-    contexts: list[ExportContext] = field(default_factory=list)
-
-    def validate_config(self) -> tuple[bool, str | None]:
-        return self.valid()
-
-    def export(self, context: ExportContext) -> ExportResult:
-        self.contexts.append(context)
-        if self.answer is not None:
-            returned: ExportResult = self.answer(context)
-            return returned
-        return ExportResult(
-            success=True, destination_name=self.name, record_id="7", record_url=f"https://{self.name}.example.org/7"
-        )
-
-
-def cdcs(**options: Any) -> Fake:
-    return Fake("cdcs", 100, **options)
-
-
-def elabftw(**options: Any) -> Fake:
-    return Fake("elabftw", 85, **{"depends_on": ("cdcs",), **options})
-
-
-def raising(error: BaseException) -> Callable[[ExportContext], Any]:
-    def answer(_: ExportContext) -> Any:
-        raise error
-
-    return answer
-
-
-Deploy = Callable[..., Deployment]
-
-
-@pytest.fixture
-def deploy(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Deploy]:
-    """Make an installation with these destinations; settings are named as in the environment."""
-    current = celery._state._tls.current_app
-    apps = []
-
-    def make(*destinations: ExportDestination, **settings: Any) -> Deployment:
-        ranked = tuple(sorted(destinations, key=lambda destination: -destination.priority))
-        loaded = load_settings(
-            **{"NX_DATABASE_URL": database_url, "NX_BROKER_URL": broker_url, "NX_DATA_PATH": tmp_path, **settings}
-        )
-        registry = Registry(ranked)
-        apps.append(create_app(loaded, registry))
-        return Deployment(loaded, engine_for(database_url), apps[-1], registry)
-
-    yield make
-    for app in apps:
-        app.close()
-    engine_for(database_url).dispose()
-    celery._state._set_current_app(current)
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def hand_over(deployment: Deployment, *to_export: RecordToExport) -> HandedOver:
-    return export_records(to_export or [RECORD], deployment)
-
-
-def rows_of(deployment: Deployment, record_id: int = 1) -> dict[str, DeliveryRow]:
-    with transaction(deployment.engine) as connection:
-        return {row.destination: row for row in deliveries.of_record(connection, record_id).deliveries}
-
-
-def states_of(deployment: Deployment, record_id: int = 1) -> dict[str, DeliveryState]:
-    return {name: row.state for name, row in rows_of(deployment, record_id).items()}
-
-
-def attempts_of(deployment: Deployment, record_id: int = 1) -> list[AttemptRow]:
-    with transaction(deployment.engine) as connection:
-        return runs.attempts_of_record(connection, record_id)
-
-
-def status_of(deployment: Deployment, session: str = SESSION) -> SessionStatus:
-    with transaction(deployment.engine) as connection:
-        [row] = sessions.sessions(connection, [session])
-    return row.status
-
-
-def log_of(deployment: Deployment, session: str = SESSION) -> list[tuple[str, int]]:
-    """The upload log, oldest first: (destination, success)."""
-    with transaction(deployment.engine) as connection:
-        rows = upload_log.of_session(connection, session)
-    return [(row.destination_name, row.success) for row in reversed(rows)]
-
-
-def everything(deployment: Deployment) -> dict[str, Any]:
-    """Every row that there is."""
-    tables = ("instruments", "session_log", "record", "delivery", "run", "attempt", "destination", "upload_log")
-    with transaction(deployment.engine) as connection:
-        return {
-            table: [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1")]
-            for table in tables
-        }
-
-
-def messages_in(broker_url: str, *queues: str) -> dict[str, int]:
-    with redis.Redis.from_url(broker_url) as client:
-        lengths = {queue: client.llen(queue) for queue in queues}
-    return {queue: int(str(length)) for queue, length in lengths.items()}
-
-
-def open_attempt(deployment: Deployment, destination: str, record_id: int = 1) -> int:
-    [found] = [
-        row.id
-        for row in attempts_of(deployment, record_id)
-        if row.destination == destination and not row.state.ended and row.run_state is RunState.OPEN
-    ]
-    return found
-
-
-def try_once(deployment: Deployment, destination: str, record_id: int = 1) -> dict[str, Any]:
-    """What a worker does with the message for `destination`, without Celery's short retries."""
-    attempt_id = open_attempt(deployment, destination, record_id)
-    begun = attempt.begin(deployment.engine, attempt_id)
-    if not isinstance(begun, Try):
-        return begun
-    plugin = deployment.registry.get(destination)
-    assert plugin is not None
-    outcome: ExportResult | ExportError
-    try:
-        outcome = attempt.perform(begun, plugin, deployment.engine, deployment.settings)
-    except ExportError as error:
-        outcome = error
-    result, _ = attempt.finish(deployment.engine, attempt_id, deployment.settings, outcome)
-    return result
-
-
-def work(deployment: Deployment, *destinations: str, record_id: int = 1) -> Settled:
-    """What the workers do with one run."""
-    for destination in destinations:
-        try_once(deployment, destination, record_id)
-    return settle(deployment.engine, record_id)
-
-
-def work_again(deployment: Deployment, *destinations: str) -> Settled:
-    """The next run, without waiting for its time."""
-    with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'waiting'"))
-    assert dispatch(deployment.app, deployment.engine) == 1
-    return work(deployment, *destinations)
-
-
-def begun(deployment: Deployment, destination: str) -> Try:
-    started = attempt.begin(deployment.engine, open_attempt(deployment, destination))
-    assert isinstance(started, Try)
-    return started
-
-
-def performed(deployment: Deployment, destination: Fake) -> ExportResult:
-    return attempt.perform(begun(deployment, destination.name), destination, deployment.engine, deployment.settings)
-
-
-def wait_of(deployment: Deployment, destination: str) -> timedelta:
-    """How long the delivery waits from now on."""
-    with transaction(deployment.engine) as connection:
-        now = deliveries.clock(connection)
-    next_attempt_at = rows_of(deployment)[destination].next_attempt_at
-    assert next_attempt_at is not None
-    return next_attempt_at - now
 
 
 # --- handing over
@@ -309,13 +134,16 @@ def test_the_same_record_by_two_builders_at_once_is_one_record(deploy: Deploy) -
     assert events == ["END", "RECORD_GENERATION", "START"]
 
 
-def test_other_contents_for_the_same_session_are_refused_in_one_line(deploy: Deploy) -> None:
+def test_other_contents_for_the_same_session_replace_the_record(deploy: Deploy, tmp_path: Path) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    before = everything(deployment)
-    with pytest.raises(EnqueueError, match=rf"^Session {SESSION} has a record with other contents already.*\.$"):
-        hand_over(deployment, replace(RECORD, xml=b"<Experiment>rebuilt</Experiment>"))
-    assert everything(deployment) == before
+    assert hand_over(deployment, REBUILT).record_ids == (1,)
+    with transaction(deployment.engine) as connection:
+        record = records.get(connection, 1)
+    assert (tmp_path / "records" / record.document).read_bytes() == REBUILT.xml
+    assert record.sha256 == sha256_of(REBUILT.xml)
+    events = sorted(str(row[4]) for row in everything(deployment)["session_log"])
+    assert events == ["END", "RECORD_GENERATION", "RECORD_GENERATION", "START"]
 
 
 def test_the_instrument_and_the_session_of_another_builder_become_known(deploy: Deploy) -> None:
@@ -364,7 +192,7 @@ def test_the_records_before_one_that_is_refused_are_sent_all_the_same(deploy: De
     hand_over(deployment)
     other = replace(RECORD, session_identifier="other")
     with pytest.raises(EnqueueError):
-        hand_over(deployment, other, replace(RECORD, xml=b"<Experiment>rebuilt</Experiment>"))
+        hand_over(deployment, other, replace(RECORD, session_identifier="third", timezone="Mars/Olympus"))
     assert status_of(deployment, "other") is SessionStatus.BUILT_NOT_EXPORTED
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 2}
 
@@ -420,7 +248,7 @@ def test_without_a_broker_nothing_is_lost_and_a_later_dispatch_sends_it(
     assert {(row.state, row.run_state) for row in attempts_of(away)} == {(AttemptState.UNSENT, RunState.CLOSED)}
 
     back = deploy(*destinations)
-    assert dispatch(back.app, back.engine) == 1
+    assert dispatch(back.app, back.engine, back.settings) == 1
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
     assert work(back, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
 
@@ -432,7 +260,7 @@ def test_without_a_broker_every_record_of_a_batch_is_kept(deploy: Deploy, broker
     assert hand_over(away, *batch).broker_problem
     assert time.monotonic() - started < MOST_SECONDS_WITHOUT_BROKER
     back = deploy(cdcs())
-    assert dispatch(back.app, back.engine) == 5
+    assert dispatch(back.app, back.engine, back.settings) == 5
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 5}
 
 
@@ -440,9 +268,9 @@ def test_a_window_bounds_what_is_sent_and_the_next_dispatch_sends_the_next(deplo
     deployment = deploy(cdcs(window=2))
     hand_over(deployment, *(replace(RECORD, session_identifier=f"session-{number}") for number in range(3)))
     assert [len(attempts_of(deployment, record_id)) for record_id in (1, 2, 3)] == [1, 1, 0]
-    assert dispatch(deployment.app, deployment.engine) == 0
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
     work(deployment, "cdcs", record_id=1)
-    assert dispatch(deployment.app, deployment.engine) == 1
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
     assert [len(attempts_of(deployment, record_id)) for record_id in (1, 2, 3)] == [1, 1, 1]
 
 
@@ -454,7 +282,7 @@ def test_planners_at_once_send_each_record_once(deploy: Deploy, broker_url: str,
 
     def dispatch_together(_: int) -> int:
         together.wait(10)
-        return dispatch(deployment.app, deployment.engine)
+        return dispatch(deployment.app, deployment.engine, deployment.settings)
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(dispatch_together, range(4))) == 10
@@ -536,7 +364,7 @@ def test_first_success_skips_the_rest_and_says_why(deploy: Deploy) -> None:
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
     elab = rows_of(deployment)["elabftw"]
     assert (elab.state, elab.error_message) == (DeliveryState.SKIPPED, "cdcs holds the record already")
-    assert dispatch(deployment.app, deployment.engine) == 0
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
 
 
 @pytest.mark.parametrize("error", [PermanentError("no"), TransientError("away")])
@@ -544,7 +372,7 @@ def test_first_success_goes_on_to_the_next_after_a_failure(deploy: Deploy, error
     deployment = deploy(cdcs(answer=raising(error)), elabftw(), NX_EXPORT_STRATEGY="first_success")
     hand_over(deployment)
     assert work(deployment, "cdcs").record_status is SessionStatus.BUILT_NOT_EXPORTED
-    assert dispatch(deployment.app, deployment.engine) == 1
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
     assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
     assert log_of(deployment) == [("cdcs", 0), ("elabftw", 1)]
 
@@ -567,7 +395,7 @@ def test_what_requires_a_destination_that_is_tried_again_follows_it_in_the_next_
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     assert states_of(deployment) == {"cdcs": DeliveryState.WAITING, "elabftw": DeliveryState.PENDING}
-    assert dispatch(deployment.app, deployment.engine) == 0
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
     plugin.answer = None
     assert work_again(deployment, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
 
@@ -669,8 +497,10 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
     plugin = cdcs()
     deployment = deploy(plugin, elabftw())
     hand_over(deployment)
-    attempt_id = open_attempt(deployment, "cdcs")
-    result = try_once(deployment, "cdcs")
+    first = message_for(deployment, "cdcs")
+    begun_first = begun(deployment, "cdcs")
+    answer = attempt.perform(begun_first, plugin, deployment.engine, deployment.settings)
+    result = attempt.finish(deployment.engine, begun_first, deployment.settings, answer).result
     assert result == {
         "destination": "cdcs",
         "state": "succeeded",
@@ -678,9 +508,9 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
         "record_url": "https://cdcs.example.org/7",
         "error_message": None,
     }
-    assert attempt.begin(deployment.engine, attempt_id) == result
+    assert begin_message(deployment, first) == Finished(result)
     late = TransientError("the first worker comes back late")
-    assert attempt.finish(deployment.engine, attempt_id, deployment.settings, late) == (result, False)
+    assert attempt.finish(deployment.engine, begun_first, deployment.settings, late) == Finished(result)
     assert states_of(deployment)["cdcs"] is DeliveryState.SUCCEEDED
     assert len(plugin.contexts) == 1
 
@@ -688,27 +518,28 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
 def test_a_message_of_a_closed_run_is_not_wanted(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    attempt_id = open_attempt(deployment, "cdcs")
+    message = message_for(deployment, "cdcs")
     work(deployment, "cdcs")
     with pytest.raises(NotWantedError):
-        attempt.begin(deployment.engine, attempt_id)
+        begin_message(deployment, message)
 
 
 def test_a_message_of_a_run_that_counts_as_not_sent_is_not_wanted(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    attempt_id = open_attempt(deployment, "cdcs")
+    message = message_for(deployment, "cdcs")
     with transaction(deployment.engine) as connection:
-        runs.not_sent(connection, 1)
+        runs.unsent(connection, [message.attempt_id])
+        runs.close(connection, 1)
     with pytest.raises(NotWantedError):
-        attempt.begin(deployment.engine, attempt_id)
+        begin_message(deployment, message)
     assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
 
 
 def test_a_message_of_an_attempt_that_does_not_exist_is_not_wanted(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     with pytest.raises(NotWantedError):
-        attempt.begin(deployment.engine, 4711)
+        begin_message(deployment, Message(4711, uuid4().hex))
 
 
 def test_a_delivery_that_is_settled_meanwhile_is_not_tried(deploy: Deploy) -> None:
@@ -739,9 +570,11 @@ def test_nothing_is_sent_while_the_document_is_not_what_was_built(deploy: Deploy
     hand_over(deployment)
     [document] = (tmp_path / "records").glob("*.xml")
     break_document(document, how)
-    with pytest.raises(DocumentError, match=document.name):
-        performed(deployment, plugin)
-    work(deployment, "cdcs")
+    this = begun(deployment, "cdcs")
+    with pytest.raises(DocumentError, match=document.name) as refused:
+        perform(deployment, this)
+    finish(deployment, this, refused.value)
+    settle(deployment.engine, 1)
     row = rows_of(deployment)["cdcs"]
     assert plugin.contexts == []
     assert (row.state, row.failures) == (DeliveryState.WAITING, 1)
@@ -761,27 +594,32 @@ def test_transient_failures_count_up_to_the_most_and_then_the_delivery_fails(dep
     first = rows_of(deployment)["cdcs"]
     assert (first.state, first.failures, first.error_message) == (DeliveryState.WAITING, 1, "CDCS is away")
     assert timedelta(seconds=50) < wait_of(deployment, "cdcs") <= timedelta(seconds=60)
-    assert dispatch(deployment.app, deployment.engine) == 0
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
     work_again(deployment, "cdcs")
     assert timedelta(seconds=290) < wait_of(deployment, "cdcs") <= timedelta(seconds=300)
     work_again(deployment, "cdcs")
     last = rows_of(deployment)["cdcs"]
     assert (last.state, last.failures, last.next_attempt_at) == (DeliveryState.FAILED, 3, None)
-    assert last.error_message == "given up after 3 failed attempts; the last one: CDCS is away"
-    assert dispatch(deployment.app, deployment.engine) == 0
+    assert last.error_message == "Given up after 3 failed attempts; the last one: CDCS is away"
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
     assert log_of(deployment) == [("cdcs", 0)] * 3
 
 
-def test_a_configuration_failure_waits_and_is_not_counted(deploy: Deploy) -> None:
+def test_a_configuration_failure_leaves_the_delivery_due_and_pauses_the_destination(deploy: Deploy) -> None:
     plugin = cdcs(answer=raising(ConfigurationError("CDCS refuses the token")))
-    deployment = deploy(plugin, NX_MAX_FAILURES=1, NX_RETRY_DELAYS="60")
+    deployment = deploy(plugin, NX_MAX_FAILURES=1)
     hand_over(deployment)
     work(deployment, "cdcs")
-    work_again(deployment, "cdcs")
     row = rows_of(deployment)["cdcs"]
-    assert (row.state, row.failures, row.error_message) == (DeliveryState.WAITING, 0, "CDCS refuses the token")
+    assert (row.state, row.failures, row.error_message) == (DeliveryState.PENDING, 0, "CDCS refuses the token")
+    assert not health_of(deployment, "cdcs").well
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    pass_time(deployment, 30)
+    work_again(deployment, "cdcs")  # the probe
+    assert rows_of(deployment)["cdcs"].failures == 0
     assert log_of(deployment) == [("cdcs", 0)] * 2
     plugin.answer = None
+    pass_time(deployment, 60)
     assert work_again(deployment, "cdcs").record_status is SessionStatus.COMPLETED
 
 
@@ -892,8 +730,8 @@ def test_the_end_of_an_attempt_tells_when_it_has_made_room(deploy: Deploy) -> No
     hand_over(deployment)
     made_room = {}
     for name in ("cdcs", "elabftw"):
-        attempt_id = open_attempt(deployment, name)
-        attempt.begin(deployment.engine, attempt_id)
         result = ExportResult(success=True, destination_name=name, record_id="7")
-        _, made_room[name] = attempt.finish(deployment.engine, attempt_id, deployment.settings, result)
+        made_room[name] = attempt.finish(
+            deployment.engine, begun(deployment, name), deployment.settings, result
+        ).made_room
     assert made_room == {"cdcs": True, "elabftw": False}

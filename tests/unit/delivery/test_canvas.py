@@ -8,6 +8,7 @@ from celery import Celery, Signature
 from nexus_tasks.delivery.canvas import OpenRun, canvas
 
 SESSION = "https://nemo.example.org/api/usage_events/?id=303"
+TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def app() -> Iterator[Celery]:
 def drawn(app: Celery, *stages: tuple[str, ...]) -> Signature:
     """The canvas of run 7 over these stages; the attempts are numbered from 1."""
     numbers = iter(range(1, 100))
-    run = OpenRun(7, SESSION, tuple(tuple((name, next(numbers)) for name in stage) for stage in stages))
+    run = OpenRun(7, TOKEN, SESSION, tuple(tuple((name, next(numbers)) for name in stage) for stage in stages))
     return canvas(app, run)
 
 
@@ -99,12 +100,12 @@ def test_three_stages_side_by_side_have_something_between_each_two(app: Celery) 
     ]
 
 
-def test_arguments_are_ids_and_the_session_and_nothing_else(app: Celery) -> None:
+def test_arguments_are_ids_the_runs_token_and_the_session_and_nothing_else(app: Celery) -> None:
     tasks = list(tasks_in(sent(drawn(app, ("cdcs",), ("elabftw", "labarchives")))))
     assert [(task["task"], task["args"], task["kwargs"]) for task in tasks] == [
-        ("export.cdcs", [], {"attempt_id": 1, "session": SESSION}),
-        ("export.elabftw", [], {"attempt_id": 2, "session": SESSION}),
-        ("export.labarchives", [], {"attempt_id": 3, "session": SESSION}),
+        ("export.cdcs", [], {"attempt_id": 1, "run": TOKEN, "session": SESSION}),
+        ("export.elabftw", [], {"attempt_id": 2, "run": TOKEN, "session": SESSION}),
+        ("export.labarchives", [], {"attempt_id": 3, "run": TOKEN, "session": SESSION}),
         ("finalize", [], {"run_id": 7, "session": SESSION}),
     ]
 

@@ -40,9 +40,9 @@ def test_nothing_enabled_is_nothing_frozen() -> None:
 def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other() -> None:
     items = frozen(*discover([]).destinations)
     assert items == {
-        "cdcs": FrozenDestination("cdcs", 100, (), ()),
-        "labarchives": FrozenDestination("labarchives", 90, ("cdcs",), ()),
-        "elabftw": FrozenDestination("elabftw", 85, ("cdcs",), ()),
+        "cdcs": FrozenDestination("cdcs", 100, (), (), updates=True),
+        "labarchives": FrozenDestination("labarchives", 90, ("cdcs",), (), updates=True),
+        "elabftw": FrozenDestination("elabftw", 85, ("cdcs",), (), updates=True),
     }
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
-from nexus_tasks.delivery.plan import PlannedRun, plan
-from nexus_tasks.states import DeliveryState, Strategy
+from nexus_tasks.delivery.plan import PlannedRun, plan, single
+from nexus_tasks.states import DeliveryState, RunKind, Strategy
 
 NOW = datetime(2025, 1, 27, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -29,6 +29,8 @@ def delivery(
     depends_on: tuple[str, ...] | None = None,
     requires: tuple[str, ...] = (),
     next_attempt_at: datetime | None = None,
+    deaths: int = 0,
+    unresolved: bool = False,
 ) -> DeliveryRow:
     """A delivery as it is frozen by default: the notebooks depend on CDCS."""
     if depends_on is None:
@@ -42,6 +44,8 @@ def delivery(
         requires=requires,
         state=state,
         failures=1 if state is WAITING else 0,
+        deaths=deaths,
+        unresolved=unresolved,
         next_attempt_at=next_attempt_at or (EARLIER if state is WAITING else None),
         error_message=None,
         remote_record_id=None,
@@ -269,6 +273,76 @@ def test_first_success_does_not_wait_for_a_paused_destination() -> None:
     assert planned(one_of(), paused={"cdcs"}) == {1: [["labarchives"]]}
 
 
+@pytest.mark.parametrize("state", [PENDING, WAITING])
+def test_a_delivery_in_which_workers_died_twice_is_not_planned_with_others(state: DeliveryState) -> None:
+    once, twice = delivery("cdcs", state, deaths=1), delivery("cdcs", state, deaths=2)
+    assert planned(record(once)) == {1: [["cdcs"]]}
+    assert planned(record(twice)) == {}
+
+
+@pytest.mark.parametrize("state", [PENDING, WAITING])
+def test_what_depends_on_one_that_kills_its_workers_goes_without_it(state: DeliveryState) -> None:
+    suspected = delivery("cdcs", state, deaths=2)
+    plans = planned(record(suspected, delivery("labarchives"), delivery("elabftw")))
+    assert plans == {1: [["labarchives", "elabftw"]]}
+
+
+def test_what_requires_one_that_kills_its_workers_does_not_go() -> None:
+    mirror = delivery("mirror", depends_on=(), requires=("cdcs",))
+    assert planned(record(delivery("cdcs", deaths=2), mirror), room={"cdcs": 1, "mirror": 1}) == {}
+
+
+def test_a_run_of_one_delivery_has_one_stage_and_its_kind() -> None:
+    run = single(usual(7), "elabftw", RunKind.PROBE)
+    assert (run.record_id, run.kind, in_words(run)) == (7, RunKind.PROBE, [["elabftw"]])
+
+
+@pytest.mark.parametrize(
+    ("next_attempt_at", "paused", "stages"),
+    [
+        (EARLIER, set(), [["cdcs"]]),  # it is resolved first
+        (LATER, set(), []),  # nothing else before it can be resolved
+        (EARLIER, {"cdcs"}, []),
+    ],
+)
+def test_first_success_starts_no_other_destination_while_it_is_unknown_what_one_holds(
+    next_attempt_at: datetime, paused: set[str], stages: Stages
+) -> None:
+    unresolved = delivery("cdcs", WAITING, next_attempt_at=next_attempt_at, unresolved=True)
+    rows = record(unresolved, delivery("labarchives"), delivery("elabftw"), strategy=Strategy.FIRST_SUCCESS)
+    assert planned(rows, paused=paused) == ({1: stages} if stages else {})
+
+
+def test_first_success_goes_on_after_one_was_given_up_with_an_unknown_outcome() -> None:
+    failed = delivery("cdcs", FAILED, unresolved=True)
+    assert planned(record(failed, delivery("elabftw"), strategy=Strategy.FIRST_SUCCESS)) == {1: [["elabftw"]]}
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ALL, Strategy.BEST_EFFORT])
+def test_the_others_do_not_wait_until_a_lost_answer_is_resolved(strategy: Strategy) -> None:
+    unresolved = delivery("cdcs", WAITING, next_attempt_at=LATER, unresolved=True)
+    assert planned(record(unresolved, delivery("elabftw"), strategy=strategy)) == {1: [["elabftw"]]}
+
+
+def test_first_success_tries_again_what_another_one_requires() -> None:
+    """CDCS has failed once and its time has come; what requires it cannot go, and must not be waited for."""
+    mirror = delivery("mirror", depends_on=(), requires=("cdcs",))
+    rows = record(delivery("cdcs", WAITING), mirror, strategy=Strategy.FIRST_SUCCESS)
+    assert planned(rows, room={"cdcs": 1, "mirror": 1}) == {1: [["cdcs"]]}
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        delivery("top", priority=99, depends_on=("last",)),
+        delivery("top", priority=99, depends_on=(), requires=("last",)),
+    ],
+)
+def test_first_success_is_not_stuck_behind_one_that_waits_for_a_less_important_one(top: DeliveryRow) -> None:
+    rows = record(top, delivery("last", priority=1), strategy=Strategy.FIRST_SUCCESS)
+    assert planned(rows, room={"top": 1, "last": 1}) != {}
+
+
 NAMES = ("a", "b", "c", "d", "e")
 GIVEN_ROOM = st.fixed_dictionaries({}, optional={name: st.integers(0, 3) for name in NAMES})
 GIVEN_PAUSED = st.sets(st.sampled_from(NAMES), max_size=2)
@@ -289,6 +363,8 @@ def some_record(draw: st.DrawFn, record_id: int) -> RecordDeliveries:
                 depends_on=tuple(sorted(draw(st.sets(before, max_size=3)) - requires)),
                 requires=tuple(requires),
                 next_attempt_at=draw(st.sampled_from([EARLIER, NOW, LATER])),
+                deaths=draw(st.sampled_from([0, 0, 0, 1, 2, 5])),
+                unresolved=draw(st.sampled_from([False, False, True])),
             )
         )
     return record(*deliveries, record_id=record_id, strategy=draw(st.sampled_from(Strategy)))
@@ -343,6 +419,7 @@ def test_no_plan_holds_what_is_paused_or_not_due(
         for item in run.deliveries:
             assert item.due(NOW)
             assert item.destination not in paused
+            assert not item.suspected
 
 
 @given(some_records(), GIVEN_ROOM, GIVEN_PAUSED)
@@ -358,7 +435,7 @@ def test_no_plan_leaves_a_pending_dependency_behind(
             behind = {*item.depends_on} & siblings.keys() - together - paused
             first_success = next(each.strategy for each in records if each.record_id == run.record_id)
             if first_success is not Strategy.FIRST_SUCCESS:
-                assert not [name for name in behind if siblings[name].state is PENDING]
+                assert not [name for name in behind if siblings[name].state is PENDING and not siblings[name].suspected]
 
 
 @given(some_records(), GIVEN_ROOM, GIVEN_PAUSED)
@@ -385,6 +462,7 @@ def test_what_is_due_and_unhindered_is_never_starved(records: list[RecordDeliver
     def unhindered(item: DeliveryRow, siblings: Mapping[str, DeliveryRow]) -> bool:
         return (
             item.due(NOW)
+            and not item.suspected
             and item.destination not in paused
             and all(name in siblings and siblings[name].has_succeeded for name in item.requires)
             and all(siblings[name].state.settled for name in item.depends_on if name in siblings)
@@ -407,7 +485,7 @@ def test_with_room_for_all_every_unhindered_delivery_goes(records: list[RecordDe
         if each.strategy is Strategy.FIRST_SUCCESS:
             continue
         for item in each.deliveries:
-            if item.due(NOW) and not item.requires:
+            if item.due(NOW) and not item.requires and not item.suspected:
                 assert item.id in gone or any(
                     row.destination in item.depends_on and row.due(NOW) and row.id not in gone
                     for row in each.deliveries

@@ -24,11 +24,6 @@ def delivery(
         depends_on=(),
         requires=requires,
         state=state,
-        failures=0,
-        next_attempt_at=None,
-        error_message=None,
-        remote_record_id=None,
-        remote_record_url=None,
         succeeded_at=datetime(2025, 1, 27, tzinfo=UTC) if succeeded_once or state is SUCCEEDED else None,
     )
 
@@ -87,6 +82,13 @@ def test_first_success_skips_the_rest_with_the_reason() -> None:
     )
     assert judgement.satisfied
     assert judgement.skip == dict.fromkeys((3, 4), "d2 holds the record already")
+
+
+@pytest.mark.parametrize("state", [PENDING, WAITING])
+def test_first_success_does_not_skip_the_holder_that_is_to_be_brought_up_to_date(state: DeliveryState) -> None:
+    """Its record was rebuilt, or an operator asked for it to be made again."""
+    judgement = judged(Strategy.FIRST_SUCCESS, delivery(1, state, succeeded_once=True), delivery(2, PENDING))
+    assert judgement == Verdict(satisfied=True, skip={2: "d1 holds the record already"})
 
 
 def test_first_success_skips_nothing_before_there_is_one() -> None:

@@ -1,0 +1,384 @@
+"""What dispatch makes of runs in which nothing happens any more, and of records that kill their workers."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+
+from nexus_tasks.db import upload_log
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery import operate
+from nexus_tasks.delivery.attempt import NotWantedError
+from nexus_tasks.delivery.settle import settle
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
+from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, SessionStatus
+from tests.integration.delivery.by_hand import (
+    SESSION,
+    Deploy,
+    Message,
+    WorkerDiedError,
+    attempt_states,
+    attempts_of,
+    begin_message,
+    begun,
+    cdcs,
+    die_in_try,
+    elabftw,
+    empty_broker,
+    everything,
+    finish,
+    hand_over,
+    labarchives,
+    log_of,
+    lose_open_runs,
+    make_waiting_due,
+    message_for,
+    messages_in,
+    open_destinations,
+    pass_time,
+    perform,
+    put_message,
+    records_to_export,
+    rows_of,
+    send,
+    set_aside,
+    states_of,
+    success,
+    try_once,
+    work,
+)
+
+
+def run_states(deployment: Deployment, record_id: int = 1) -> list[RunState]:
+    """The states of the record's runs, oldest first."""
+    with transaction(deployment.engine) as connection:
+        rows = connection.execute(text("SELECT state FROM run WHERE record_id = :id ORDER BY id"), {"id": record_id})
+        return [RunState(state) for state in rows.scalars()]
+
+
+def test_a_run_whose_message_is_gone_is_planned_again(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment)
+    old = message_for(deployment, "cdcs")
+    empty_broker(broker_url)
+    assert send(deployment) == 0  # it may be in a worker's hands
+    lose_open_runs(deployment)
+    assert send(deployment) == 1
+    assert run_states(deployment) == [RunState.LOST, RunState.OPEN]
+    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.UNSENT), ("elabftw", AttemptState.UNSENT)]
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
+    assert rows_of(deployment)["cdcs"].deaths == 0
+    with pytest.raises(NotWantedError):
+        begin_message(deployment, old)
+    assert work(deployment, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
+    assert log_of(deployment) == [("cdcs", 1), ("elabftw", 1)]
+
+
+def test_with_default_settings_a_run_that_vanished_is_planned_again_within_three_minutes(
+    deploy: Deploy, broker_url: str
+) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    empty_broker(broker_url)
+    pass_time(deployment, 175)
+    assert send(deployment) == 1
+
+
+def test_a_run_whose_message_may_still_wait_is_left_alone(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    lose_open_runs(deployment)
+    assert send(deployment) == 0
+    assert run_states(deployment) == [RunState.OPEN]
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
+
+
+def test_a_message_in_front_of_which_others_were_taken_is_gone_though_its_queue_is_not_empty(
+    deploy: Deploy, broker_url: str
+) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment, *records_to_export(2))
+    empty_broker(broker_url)
+    put_message(broker_url, "export.cdcs")
+    begun(deployment, "cdcs", 2)
+    lose_open_runs(deployment)
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE run SET expected_by = now() + interval '1 hour' WHERE record_id = 2"))
+    assert send(deployment) == 1
+    assert run_states(deployment, 1) == [RunState.LOST, RunState.OPEN]
+
+
+def test_a_message_in_the_queue_of_another_destination_saves_nobody(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment)
+    empty_broker(broker_url)
+    put_message(broker_url, "exports")
+    lose_open_runs(deployment)
+    assert send(deployment) == 1
+
+
+def test_no_run_is_given_up_while_the_broker_does_not_answer(deploy: Deploy, closed_port: int) -> None:
+    hand_over(deploy(cdcs()))
+    away = deploy(cdcs(), NX_BROKER_URL=f"redis://127.0.0.1:{closed_port}/0")
+    lose_open_runs(away)
+    assert send(away) == 0
+    assert run_states(away) == [RunState.OPEN]
+
+
+def test_a_worker_that_died_in_its_try_counts_against_the_delivery(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment)
+    die_in_try(deployment, "cdcs")
+    empty_broker(broker_url)
+    pass_time(deployment, 1000)
+    assert send(deployment) == 1
+    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.DIED), ("elabftw", AttemptState.UNSENT)]
+    rows = rows_of(deployment)
+    assert (rows["cdcs"].deaths, rows["elabftw"].deaths) == (1, 0)
+    assert open_destinations(deployment) == {"cdcs", "elabftw"}
+
+
+def test_a_try_that_celery_never_made_is_no_death(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    set_aside(deployment, begun(deployment, "cdcs"), TransientError("away"), countdown=20)
+    pass_time(deployment, 130)
+    assert send(deployment) == 0  # its countdown belongs to its time
+    pass_time(deployment, 20)
+    assert send(deployment) == 1
+    assert attempt_states(deployment)[0] == ("cdcs", AttemptState.UNSENT)
+    assert rows_of(deployment)["cdcs"].deaths == 0
+
+
+def test_a_run_that_has_only_lost_its_finalize_is_settled(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    try_once(deployment, "cdcs")
+    lose_open_runs(deployment)
+    assert send(deployment) == 0
+    assert run_states(deployment) == [RunState.CLOSED]
+    assert log_of(deployment) == [("cdcs", 1)]
+
+
+def test_a_run_that_goes_on_is_not_lost(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment)
+    empty_broker(broker_url)
+    pass_time(deployment, 119)
+    try_once(deployment, "cdcs")
+    pass_time(deployment, 119)
+    assert send(deployment) == 0
+    this = begun(deployment, "elabftw")
+    pass_time(deployment, 80, this)
+    this.lease.check()
+    pass_time(deployment, 80, this)
+    assert send(deployment) == 0
+    finish(deployment, this, success("elabftw"))
+    assert settle(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+
+
+def test_planners_at_once_plan_a_lost_run_again_once(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment, *records_to_export(5))
+    empty_broker(broker_url)
+    lose_open_runs(deployment)
+    together = threading.Barrier(4)
+
+    def dispatch_together(_: int) -> int:
+        together.wait(10)
+        return send(deployment)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(dispatch_together, range(4))) == 5
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 5}
+    assert all(run_states(deployment, number) == [RunState.LOST, RunState.OPEN] for number in range(1, 6))
+
+
+def test_a_window_counts_open_attempts_over_all_workers(deploy: Deploy) -> None:
+    deployment = deploy(labarchives(depends_on=()), elabftw(depends_on=()), NX_WINDOWS="elabftw=2")
+    hand_over(deployment, *records_to_export(3))
+
+    def on_their_way() -> dict[str, int]:
+        destinations = [name for number in (1, 2, 3) for name in open_destinations(deployment, number)]
+        return {name: destinations.count(name) for name in ("labarchives", "elabftw")}
+
+    assert on_their_way() == {"labarchives": 1, "elabftw": 2}
+    begun(deployment, "labarchives", 1)
+    finish(deployment, begun(deployment, "elabftw", 1), success("elabftw"))
+    assert send(deployment) == 1
+    assert on_their_way() == {"labarchives": 1, "elabftw": 3}  # the one that has ended belongs to an open run
+    assert open_destinations(deployment, 3) == {"elabftw"}
+    assert send(deployment) == 0
+
+
+# --- records that kill their workers
+
+
+def killing(_: ExportContext) -> ExportResult:
+    raise WorkerDiedError
+
+
+def die(deployment: Deployment, record_id: int = 1) -> None:
+    """The worker is killed by the record; the run is found lost, and what is due is sent."""
+    with pytest.raises(WorkerDiedError):
+        perform(deployment, begun(deployment, "cdcs", record_id))
+    with transaction(deployment.engine) as connection:
+        connection.execute(
+            text("UPDATE run SET expected_by = now() - interval '1 second' WHERE record_id = :id"), {"id": record_id}
+        )
+    send(deployment)
+
+
+def kinds(deployment: Deployment, record_id: int = 1) -> list[RunKind]:
+    """The kinds of the record's runs to CDCS, oldest first."""
+    return [row.run_kind for row in attempts_of(deployment, record_id) if row.destination == "cdcs"]
+
+
+def test_a_record_that_kills_its_workers_runs_alone_after_two_deaths_and_fails_after_three_there(
+    deploy: Deploy, broker_url: str
+) -> None:
+    deployment = deploy(cdcs(answer=killing), elabftw())
+    hand_over(deployment)
+    for _ in range(5):
+        assert states_of(deployment)["cdcs"] is DeliveryState.PENDING
+        empty_broker(broker_url)
+        die(deployment)
+    assert kinds(deployment) == [RunKind.NORMAL] * 2 + [RunKind.ALONE] * 3
+    row = rows_of(deployment)["cdcs"]
+    assert (row.state, row.deaths) == (DeliveryState.FAILED, 5)
+    assert row.error_message is not None
+    assert "The worker died 5 times" in row.error_message
+    assert log_of(deployment) == [("cdcs", 0)]
+    with transaction(deployment.engine) as connection:
+        [logged] = upload_log.of_session(connection, SESSION)
+    assert logged.error_message == row.error_message
+    assert open_destinations(deployment) == {"elabftw"}
+    assert work(deployment, "elabftw").deliveries == {"cdcs": "failed", "elabftw": "succeeded"}
+
+
+def test_the_third_death_alone_counts_as_well_when_the_message_comes_again(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE delivery SET deaths = 4"))
+        connection.execute(text("UPDATE run SET kind = 'alone'"))
+    message = die_in_try(deployment, "cdcs")
+    pass_time(deployment, 91)
+    begin_message(deployment, message)
+    settle(deployment.engine, 1)
+    assert states_of(deployment) == {"cdcs": DeliveryState.FAILED}
+    assert log_of(deployment) == [("cdcs", 0)]
+
+
+def test_a_delivery_that_fails_by_a_death_in_a_creating_call_says_that_the_object_may_exist(deploy: Deploy) -> None:
+    def kill() -> str:
+        raise WorkerDiedError
+
+    deployment = deploy(cdcs(answer=lambda context: success("cdcs", context.checkpoint.create("record", kill))))
+    hand_over(deployment)
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE delivery SET deaths = 4"))
+        connection.execute(text("UPDATE run SET kind = 'alone'"))
+    die(deployment)
+    row = rows_of(deployment)["cdcs"]
+    assert (row.state, row.unresolved) == (DeliveryState.FAILED, True)
+    assert row.error_message is not None
+    assert "may exist" in row.error_message
+
+
+def suspect(deployment: Deployment, *record_ids: int) -> None:
+    with transaction(deployment.engine) as connection:
+        for record_id in record_ids:
+            connection.execute(text("UPDATE delivery SET deaths = 2 WHERE record_id = :id"), {"id": record_id})
+
+
+def test_one_record_at_a_time_runs_alone_over_all_workers_and_stops_nobody_else(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    operate.pause(deployment, "cdcs")
+    hand_over(deployment, *records_to_export(4))
+    suspect(deployment, 1, 2)
+    operate.resume(deployment, "cdcs")
+    assert [kinds(deployment, number) for number in (1, 2, 3, 4)] == [
+        [RunKind.ALONE],
+        [],
+        [RunKind.NORMAL],
+        [RunKind.NORMAL],
+    ]
+    assert send(deployment) == 0
+    work(deployment, "cdcs", record_id=1)
+    assert send(deployment) == 1
+    assert kinds(deployment, 2) == [RunKind.ALONE]
+
+
+def test_a_record_that_runs_alone_respects_the_window(deploy: Deploy) -> None:
+    """LabArchives is called by one worker at a time, whoever else has died."""
+    deployment = deploy(labarchives(depends_on=()))
+    hand_over(deployment, *records_to_export(2))
+    begun(deployment, "labarchives", 1)
+    suspect(deployment, 2)
+    assert send(deployment) == 0
+    assert open_destinations(deployment, 2) == set()
+
+
+def test_a_record_that_runs_alone_waits_for_its_time_and_for_a_well_destination(deploy: Deploy) -> None:
+    deployment = deploy(cdcs(answer=lambda _: (_ for _ in ()).throw(TransientError("away"))))
+    operate.pause(deployment, "cdcs")
+    hand_over(deployment)
+    suspect(deployment, 1)
+    assert send(deployment) == 0
+    operate.resume(deployment, "cdcs")
+    work(deployment, "cdcs")
+    assert send(deployment) == 0
+    make_waiting_due(deployment)
+    assert send(deployment) == 1
+    assert kinds(deployment) == [RunKind.ALONE] * 2
+
+
+def test_what_survives_alone_is_as_good_as_any_other(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    operate.pause(deployment, "cdcs")
+    hand_over(deployment)
+    suspect(deployment, 1)
+    operate.resume(deployment, "cdcs")
+    assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
+    assert rows_of(deployment)["cdcs"].deaths == 0
+
+
+def test_first_success_gives_its_place_to_others_while_a_lost_answer_is_unresolved(deploy: Deploy) -> None:
+    """The first record may not go to eLabFTW yet; the second one may."""
+    deployment = deploy(cdcs(), elabftw(depends_on=()), NX_EXPORT_STRATEGY="first_success", NX_WINDOWS="elabftw=1")
+    operate.pause(deployment, "cdcs")
+    operate.pause(deployment, "elabftw")
+    hand_over(deployment, *records_to_export(2))
+    with transaction(deployment.engine) as connection:
+        connection.execute(
+            text(
+                "UPDATE delivery SET state = 'waiting', failures = 1, next_attempt_at = now() + interval '1 minute',"
+                ' remote = CAST(\'{"record": {"unresolved_until": "2100-01-01T00:00:00+00:00"}}\' AS jsonb)'
+                " WHERE record_id = 1 AND destination = 'cdcs'"
+            )
+        )
+    operate.resume(deployment, "elabftw")
+    assert open_destinations(deployment, 1) == set()
+    assert open_destinations(deployment, 2) == {"elabftw"}
+
+
+def test_messages_from_every_run_of_a_record_together_are_one_try_each(deploy: Deploy) -> None:
+    """Whatever the broker delivers again, and however often: an old message changes nothing."""
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    messages: list[Message] = []
+    for _ in range(3):
+        messages.append(message_for(deployment, "cdcs"))
+        with transaction(deployment.engine) as connection:
+            connection.execute(text("UPDATE run SET expected_by = now() - interval '1 second'"))
+            connection.execute(text("UPDATE attempt SET started_at = now()"))
+        send(deployment)
+    work(deployment, "cdcs")
+    before = everything(deployment)
+    for message in messages:
+        with pytest.raises(NotWantedError):
+            begin_message(deployment, message)
+    assert everything(deployment) == before

@@ -1,0 +1,183 @@
+"""The Celery tasks, run in this process: what they do between a message and the rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery.exceptions import Ignore
+from sqlalchemy import text
+
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery import tasks
+from nexus_tasks.delivery.settle import settle
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
+from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
+from tests.integration.delivery.by_hand import (
+    SESSION,
+    Deploy,
+    Message,
+    attempts_of,
+    cdcs,
+    die_in_try,
+    elabftw,
+    empty_broker,
+    hand_over,
+    log_of,
+    message_for,
+    messages_in,
+    pass_time,
+    raising,
+    records_to_export,
+    rows_of,
+    send,
+    states_of,
+    status_of,
+    success,
+)
+
+WorkFor = Callable[[Deployment], Deployment]
+
+
+@pytest.fixture
+def work_for(monkeypatch: pytest.MonkeyPatch) -> WorkFor:
+    """Have the tasks of this process belong to a deployment."""
+
+    def at(deployment: Deployment) -> Deployment:
+        monkeypatch.setattr(tasks, "get_settings", lambda: deployment.settings)
+        monkeypatch.setattr(tasks, "get_destination", deployment.registry.get)
+        return deployment
+
+    return at
+
+
+def take(deployment: Deployment, message: Message, destination: str = "cdcs") -> Any:
+    """What a worker makes of a message, Celery's own retries included, without their countdowns."""
+    kwargs = {"attempt_id": message.attempt_id, "run": message.run, "session": SESSION}
+    return deployment.app.tasks[f"export.{destination}"].apply(kwargs=kwargs)
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_a_worker_tries_as_often_as_the_settings_say_and_returns_the_failure(
+    deploy: Deploy, work_for: WorkFor, most: int
+) -> None:
+    plugin = cdcs(answer=raising(TransientError("away")))
+    deployment = work_for(deploy(plugin, NX_TRIES=most))
+    hand_over(deployment)
+    result = take(deployment, message_for(deployment, "cdcs"))
+    assert result.result["state"] == "transient"
+    assert len(plugin.contexts) == most
+    [row] = attempts_of(deployment)
+    assert (row.state, row.tries) == (AttemptState.TRANSIENT, most)
+    assert rows_of(deployment)["cdcs"].failures == 1
+
+
+def test_a_later_try_that_succeeds_is_a_success(deploy: Deploy, work_for: WorkFor) -> None:
+    plugin = cdcs()
+
+    def second_time(_: ExportContext) -> ExportResult:
+        if len(plugin.contexts) < 2:
+            raise TransientError("away")
+        return success("cdcs")
+
+    plugin.answer = second_time
+    deployment = work_for(deploy(plugin))
+    hand_over(deployment)
+    assert take(deployment, message_for(deployment, "cdcs")).result["state"] == "succeeded"
+    settle(deployment.engine, 1)
+    assert log_of(deployment) == [("cdcs", 1)]
+
+
+def test_a_message_that_is_not_wanted_leaves_no_result(deploy: Deploy, work_for: WorkFor) -> None:
+    deployment = work_for(deploy(cdcs()))
+    hand_over(deployment)
+    message = die_in_try(deployment, "cdcs")
+    with pytest.raises(Ignore):
+        deployment.app.tasks["export.cdcs"].run(attempt_id=message.attempt_id, run=message.run, session=SESSION)
+
+
+def test_a_worker_that_lost_its_lease_leaves_no_result(deploy: Deploy, work_for: WorkFor) -> None:
+    def answer(context: ExportContext) -> ExportResult:
+        with transaction(deployment.engine) as connection:
+            connection.execute(text("UPDATE attempt SET lease_token = gen_random_uuid()"))
+        return success("cdcs", context.checkpoint.create("record", lambda: "1"))
+
+    deployment = work_for(deploy(cdcs(answer=answer)))
+    hand_over(deployment)
+    message = message_for(deployment, "cdcs")
+    with pytest.raises(Ignore):
+        deployment.app.tasks["export.cdcs"].run(attempt_id=message.attempt_id, run=message.run, session=SESSION)
+
+
+def test_a_task_that_ends_after_its_run_was_closed_settles_and_sends(
+    deploy: Deploy, work_for: WorkFor, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[int] = []
+
+    def recording(engine: Any, record_id: int) -> Any:
+        settled.append(record_id)
+        return settle(engine, record_id)
+
+    def answer(_: ExportContext) -> ExportResult:
+        empty_broker(broker_url)
+        with transaction(deployment.engine) as connection:  # given up by somebody who has not come to settle it
+            connection.execute(text("UPDATE attempt SET state = 'died', ended_at = now(), lease_token = NULL"))
+            connection.execute(text("UPDATE run SET state = 'lost', closed_at = now()"))
+        return success("cdcs")
+
+    monkeypatch.setattr(tasks, "settle", recording)
+    deployment = work_for(deploy(cdcs(answer=answer)))
+    hand_over(deployment)
+    assert take(deployment, message_for(deployment, "cdcs")).successful()
+    assert settled == [1]
+    assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
+
+
+def test_the_end_of_an_attempt_at_a_full_destination_sends_the_next(
+    deploy: Deploy, work_for: WorkFor, broker_url: str
+) -> None:
+    deployment = work_for(deploy(cdcs(window=1)))
+    hand_over(deployment, *records_to_export(2))
+    empty_broker(broker_url)
+    take(deployment, message_for(deployment, "cdcs", 1))
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
+    message_for(deployment, "cdcs", 2)
+
+
+def test_finalize_settles_archives_and_sends_what_is_due_next(deploy: Deploy, work_for: WorkFor) -> None:
+    failing = cdcs(answer=raising(TransientError("away")))
+    deployment = work_for(deploy(failing, elabftw(depends_on=()), NX_EXPORT_STRATEGY="first_success"))
+    hand_over(deployment)
+    take(deployment, message_for(deployment, "cdcs"))
+    result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 1, "session": SESSION}).result
+    assert result["deliveries"] == {"cdcs": "waiting", "elabftw": "pending"}
+    take(deployment, message_for(deployment, "elabftw"), "elabftw")
+    result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 2, "session": SESSION}).result
+    assert result["record_status"] == "COMPLETED"
+    with transaction(deployment.engine) as connection:
+        assert connection.execute(text("SELECT archived_at FROM record")).scalar_one() is not None
+
+
+def test_a_destination_that_this_worker_does_not_know_is_a_configuration_failure(
+    deploy: Deploy, work_for: WorkFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = work_for(deploy(cdcs()))
+    hand_over(deployment)
+    message = message_for(deployment, "cdcs")
+    monkeypatch.setattr(tasks, "get_destination", lambda _: None)
+    assert take(deployment, message).result["state"] == "configuration"
+
+
+def test_the_same_message_twice_makes_one_try_and_one_log_row(deploy: Deploy, work_for: WorkFor) -> None:
+    plugin = cdcs()
+    deployment = work_for(deploy(plugin))
+    hand_over(deployment)
+    message = message_for(deployment, "cdcs")
+    assert take(deployment, message).result == take(deployment, message).result
+    settle(deployment.engine, 1)
+    assert len(plugin.contexts) == 1
+    assert log_of(deployment) == [("cdcs", 1)]
+    assert status_of(deployment) is SessionStatus.COMPLETED
+    pass_time(deployment, 1000)
+    assert send(deployment) == 0

@@ -114,7 +114,10 @@ class _Build:
         handed_over = export_records([record], self.deployment)
         problem = handed_over.broker_problem
         if not handed_over.destinations:
-            problem = "no destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`"
+            problem = (
+                "no destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`, "
+                "then send it with `nexus-tasks destinations backfill`"
+            )
         return self._outcome(SessionStatus.BUILT_NOT_EXPORTED, problem)
 
     def _record(self) -> RecordToExport | None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nexus_tasks.builder.files import DataFolderError
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
 from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, sessions_table
 from nexus_tasks.cli.waiting import at_rest, watch
@@ -42,8 +41,8 @@ def demo(
 ) -> None:
     """Build records and export them to stand-ins of CDCS, eLabFTW and LabArchives, on real workers."""
     started = time.monotonic()
-    if data is not None and not data.is_dir():
-        raise DataFolderError(f"There is no data folder {data}: name a folder with one folder per instrument.")
+    if data is not None:
+        folder_sessions.sessions_in(data)  # what is wrong with it is said before anything is started
     say = _Silent() if json else console
     sandbox = Sandbox.fresh(folder)
     addresses: dict[str, str] = {}

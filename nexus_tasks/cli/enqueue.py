@@ -63,7 +63,10 @@ def enqueue(
         console.print(f"Session {escape(session)} goes to {', '.join(handed_over.destinations) or 'no destination'}.")
     problem = handed_over.broker_problem
     if not views[0].deliveries:
-        problem = "No destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`."
+        problem = (
+            "No destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`, "
+            "then send it with `nexus-tasks destinations backfill`."
+        )
     if problem:
         errors.print(problem, style="red", markup=False, soft_wrap=True)
     if problem or (wait and views[0].record_status is not SessionStatus.COMPLETED):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, any_, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, any_, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
@@ -14,6 +14,7 @@ from nexus_tasks.db.rows import ALONE_AFTER, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunState, Strategy
 
 UNRESOLVED_UNTIL = "unresolved_until"  # in `remote`: an intent
+ANY_INTENT: ColumnElement[Any] = literal_column(f"'$.*.{UNRESOLVED_UNTIL}'::jsonpath")
 UNSETTLED = (DeliveryState.PENDING, DeliveryState.WAITING)
 
 
@@ -75,33 +76,47 @@ def of_record(connection: Connection, record_id: int) -> RecordDeliveries:
     return of_records(connection, [record_id])[0]
 
 
-def candidates(connection: Connection, room: Mapping[str, int], paused: Collection[str]) -> list[RecordDeliveries]:
-    """The records from which the next runs can be planned: for each destination as many as it has room for.
+def candidates(
+    connection: Connection, room: Mapping[str, int], paused: Collection[str], seen: Collection[int] = ()
+) -> list[RecordDeliveries]:
+    """The next records, after those `seen`, from which runs can be planned: for each destination as many as have room.
 
     Asked is for deliveries that are due, in no open run, and wait for no dependency that could go first. A delivery
     whose dependency is due as well comes with the record that is found for the dependency, so the answer is bounded by
-    the windows, however long the backlog.
+    the windows, however long the backlog. What `plan` then makes of a record may still be nothing.
     """
     found: set[int] = set()
     for destination, places in room.items():
         if places > 0 and destination not in paused:
-            found.update(connection.execute(_free(destination, paused).limit(places)).scalars())
+            free = _free(destination, paused).where(Delivery.record_id.not_in(seen)).limit(places)
+            found.update(connection.execute(free).scalars())
     return of_records(connection, found)
 
 
 def probe(connection: Connection, destination: str) -> RecordDeliveries | None:
-    """The record by whose delivery a paused destination is tried again: the one that was tried longest ago."""
+    """The record by whose delivery a paused destination is tried again: the one that was tried longest ago.
+
+    One in which workers have died only if there is no other.
+    """
     last_try = select(func.max(Attempt.id)).where(Attempt.delivery_id == Delivery.id).scalar_subquery()
     # what it depends on may be paused as well: a probe does not wait for it
-    statement = _due(destination).order_by(last_try.nulls_first(), Delivery.id).limit(1)
-    return _first(connection, statement)
+    statement = (
+        select(Delivery.record_id)
+        .join(Record, Record.id == Delivery.record_id)
+        .where(Delivery.destination == destination, *_can_go())
+        .order_by(Delivery.deaths >= ALONE_AFTER, last_try.nulls_first(), Delivery.id)
+        .limit(1)
+    )
+    record_id = connection.execute(statement).scalar_one_or_none()
+    return None if record_id is None else of_record(connection, record_id)
 
 
-def suspected(connection: Connection, well: Collection[str]) -> tuple[RecordDeliveries, str] | None:
-    """A record with a due delivery in which workers have died, and the delivery's destination; oldest first."""
+def suspected(connection: Connection, takers: Collection[str]) -> tuple[RecordDeliveries, str] | None:
+    """The oldest record with a due delivery to one of `takers` in which workers have died, and that destination."""
     statement = (
         select(Delivery.record_id, Delivery.destination)
-        .where(Delivery.destination.in_(well), Delivery.deaths >= ALONE_AFTER, *_is_due())
+        .join(Record, Record.id == Delivery.record_id)
+        .where(Delivery.destination.in_(takers), Delivery.deaths >= ALONE_AFTER, *_can_go())
         .order_by(Delivery.id)
         .limit(1)
     )
@@ -133,19 +148,21 @@ def make_due(connection: Connection, delivery_id: int, *, afresh: bool = False, 
     connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(values))
 
 
-def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
-    """Settle a delivery as failed."""
+def give_up(connection: Connection, delivery_id: int, reason: str, digest: str) -> None:
+    """Settle a delivery as failed; `digest` is of the inputs that it is given up with."""
     connection.execute(
         update(Delivery)
         .where(Delivery.id == delivery_id, Delivery.state.in_(UNSETTLED))
-        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason)
+        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason, digest=digest)
     )
 
 
 def restored(connection: Connection) -> int:
-    """After a restore: every delivery that is not settled is looked up over there before it creates anything."""
+    """After a restore: every delivery looks over there before it creates anything; how many are not settled."""
     connection.execute(insert(Restore).values(restored_at=func.now()).on_conflict_do_nothing())
-    return connection.execute(update(Delivery).where(Delivery.state.in_(UNSETTLED)).values(look_up_first=True)).rowcount
+    connection.execute(update(Delivery).values(look_up_first=True))
+    unsettled = select(func.count()).select_from(Delivery).where(Delivery.state.in_(UNSETTLED))
+    return connection.execute(unsettled).scalar_one()
 
 
 def lock_remote(connection: Connection, delivery_id: int) -> tuple[dict[str, dict[str, Any]], bool]:
@@ -182,63 +199,50 @@ def records_without(connection: Connection, destination: str) -> list[int]:
     return list(connection.execute(select(Record.id).where(~meant.exists()).order_by(Record.id)).scalars())
 
 
-def _first(connection: Connection, statement: Any) -> RecordDeliveries | None:
-    record_id = connection.execute(statement).scalar_one_or_none()
-    return None if record_id is None else of_record(connection, record_id)
-
-
-def _is_due() -> tuple[Any, ...]:
+def _can_go() -> tuple[Any, ...]:
+    """What holds for a delivery (joined with its record) that could go now, if no other one had to go before it."""
     open_run = select(Run.id).where(Run.record_id == Delivery.record_id, Run.state == RunState.OPEN)
+    other = aliased(Delivery)
+    missing = select(other.id).where(
+        other.record_id == Delivery.record_id,
+        other.destination == any_(Delivery.requires),
+        other.succeeded_at.is_(None),
+    )
+    # under first_success it must be known what a lost answer has left behind before another destination is asked
+    unresolved = select(other.id).where(
+        other.record_id == Delivery.record_id,
+        other.id != Delivery.id,
+        other.state.in_(UNSETTLED),
+        func.jsonb_path_exists(other.remote, ANY_INTENT),
+    )
     return (
         Delivery.state.in_(UNSETTLED),
         or_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now()),
         ~open_run.exists(),
-    )
-
-
-def _due(destination: str) -> Any:
-    """Select the records with a delivery to `destination` that could go now, if only this delivery counted."""
-    required = aliased(Delivery)
-    missing = select(required.id).where(
-        required.record_id == Delivery.record_id,
-        required.destination == any_(Delivery.requires),
-        required.succeeded_at.is_(None),
-    )
-    return select(Delivery.record_id).where(
-        Delivery.destination == destination,
-        Delivery.deaths < ALONE_AFTER,
-        *_is_due(),
         ~missing.correlate(Delivery).exists(),
+        or_(Record.strategy != Strategy.FIRST_SUCCESS, ~unresolved.correlate(Delivery).exists()),
     )
 
 
 def _free(destination: str, paused: Collection[str]) -> Any:
-    """Select the records whose delivery to `destination` is due, and held back by no other one that can go first."""
-    other = aliased(Delivery)
-    untried = and_(other.state == DeliveryState.PENDING, other.deaths < ALONE_AFTER)
-    tried_and_due = and_(other.state == DeliveryState.WAITING, other.next_attempt_at <= func.now())
-    more_important = other.priority > Delivery.priority
-    this_was_tried = Delivery.state == DeliveryState.WAITING
-    goes_before = or_(
-        and_(untried, other.destination == any_(Delivery.depends_on)),  # one that waits has failed a run already
-        and_(
-            Record.strategy == Strategy.FIRST_SUCCESS,  # one at a time, as `plan` chooses it
-            or_(
-                and_(untried, or_(more_important, this_was_tried)),
-                and_(tried_and_due, this_was_tried, more_important),
-            ),
-        ),
-    )
-    held_back = select(other.id).where(
-        other.record_id == Delivery.record_id,
-        other.id != Delivery.id,
-        other.destination.not_in(paused),
-        goes_before,
+    """Select the records whose delivery to `destination` could go now, and waits for no dependency that goes first."""
+    earlier = aliased(Delivery)
+    goes_first = select(earlier.id).where(
+        earlier.record_id == Delivery.record_id,
+        earlier.destination == any_(Delivery.depends_on),
+        earlier.destination.not_in(paused),
+        earlier.state == DeliveryState.PENDING,  # one that waits has failed a run already
+        earlier.deaths < ALONE_AFTER,
     )
     return (
-        _due(destination)
+        select(Delivery.record_id)
         .join(Record, Record.id == Delivery.record_id)
-        .where(~held_back.correlate(Delivery, Record).exists())
+        .where(
+            Delivery.destination == destination,
+            Delivery.deaths < ALONE_AFTER,
+            *_can_go(),
+            ~goes_first.correlate(Delivery).exists(),
+        )
         .order_by(Delivery.id)
     )
 
@@ -279,7 +283,7 @@ _DELIVERIES = select(
     Delivery.next_attempt_at,
     Delivery.error_message,
     Delivery.digest,
-    func.jsonb_path_exists(Delivery.remote, literal_column("'$.*.unresolved_until'::jsonpath")),
+    func.jsonb_path_exists(Delivery.remote, ANY_INTENT),
     Delivery.remote_record_id,
     Delivery.remote_record_url,
     Delivery.succeeded_at,

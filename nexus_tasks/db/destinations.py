@@ -15,16 +15,15 @@ OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
 
 def ensure(connection: Connection, windows: Mapping[str, int]) -> None:
     """Have a row for each destination, with the window that is set for it now."""
-    if not windows:
-        return
-    statement = insert(Destination).values([{"name": name, "window": windows[name]} for name in sorted(windows)])
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[Destination.name],
-            set_={"window": statement.excluded.window},
-            where=Destination.window != statement.excluded.window,
+    known = {row.name: row.window for row in connection.execute(select(Destination.name, Destination.window))}
+    changed = [{"name": name, "window": windows[name]} for name in sorted(windows) if known.get(name) != windows[name]]
+    if changed:
+        statement = insert(Destination).values(changed)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[Destination.name], set_={"window": statement.excluded.window}
+            )
         )
-    )
 
 
 def all_rows(connection: Connection) -> list[DestinationRow]:
@@ -75,6 +74,7 @@ def set_health(connection: Connection, name: str, value: Health) -> None:
             not_before=value.not_before,
             pause_seconds=value.pause_seconds,
             reason=value.reason,
+            well_since=value.well_since,
         )
     )
 
@@ -99,8 +99,10 @@ _HEALTH = (
     Destination.not_before,
     Destination.pause_seconds,
     Destination.reason,
+    Destination.well_since,
 )
 
 
-def _health(held, failing_records, paused_at, not_before, pause_seconds, reason) -> Health:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    return Health(held, tuple(failing_records), paused_at, not_before, pause_seconds, reason)
+def _health(*columns: Any) -> Health:
+    held, failing_records, paused_at, not_before, pause_seconds, reason, well_since = columns
+    return Health(held, tuple(failing_records), paused_at, not_before, pause_seconds, reason, well_since)

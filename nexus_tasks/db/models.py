@@ -213,6 +213,7 @@ class Destination(Base):
     not_before: Mapped[datetime | None]  # when the pause is over and a probe may go out
     pause_seconds: Mapped[float] = mapped_column(server_default="0")  # the length of this pause; the next one doubles
     reason: Mapped[str | None]
+    well_since: Mapped[datetime | None]  # when the probe began that ended the last pause
     remote: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}"
     )  # as a delivery's: what records share over there

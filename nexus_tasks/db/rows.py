@@ -1,6 +1,6 @@
 """What the queries return and the pure decisions take: frozen copies of rows, without a database behind them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -111,6 +111,7 @@ class Health:
     not_before: datetime | None = None
     pause_seconds: float = 0
     reason: str | None = None
+    well_since: datetime | None = field(default=None, compare=False)  # when the probe began that ended the last pause
 
     @property
     def well(self) -> bool:
@@ -160,6 +161,7 @@ class AttemptRow:
     try_started_at: datetime | None
     error_message: str | None
     result: dict[str, Any] | None
+    unresolved: bool = False  # as its delivery's
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, func, insert, literal, select, update
 
+from nexus_tasks.db.deliveries import ANY_INTENT, UNSETTLED
 from nexus_tasks.db.models import Attempt, Delivery, Run
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, OverdueRun
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
@@ -128,7 +129,10 @@ def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: di
             "remote_metadata": how.remote_metadata or {},
             "succeeded_at": func.now(),
         }
-    connection.execute(update(Delivery).where(Delivery.id == attempt.delivery_id).values(values))
+    statement = update(Delivery).where(Delivery.id == attempt.delivery_id).values(values)
+    if how.state is not AttemptState.SUCCEEDED:  # what an operator has given up meanwhile stays given up
+        statement = statement.where(Delivery.state.in_(UNSETTLED))
+    connection.execute(statement)
 
 
 def died(connection: Connection, attempt: AttemptRow, error_message: str | None) -> None:
@@ -273,6 +277,7 @@ def _attempt_row(row: Sequence[Any]) -> AttemptRow:
         try_started_at=row[15],
         error_message=row[16],
         result=row[17],
+        unresolved=row[18],
     )
 
 
@@ -296,6 +301,7 @@ _ATTEMPTS = (
         Attempt.try_started_at,
         Attempt.error_message,
         Attempt.result,
+        func.jsonb_path_exists(Delivery.remote, ANY_INTENT),
     )
     .join(Run, Run.id == Attempt.run_id)
     .join(Delivery, Delivery.id == Attempt.delivery_id)

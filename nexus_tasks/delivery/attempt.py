@@ -107,11 +107,13 @@ def begin(engine: Engine, attempt_id: int, run_token: str, settings: Settings) -
             raise NotWantedError(f"another worker is at attempt {attempt_id}")
         if attempt.lease_token is not None:  # the worker before has died in its try, and the message came again
             runs.died(connection, attempt, death_message(attempt, attempt.run_kind))
+            runs.expect(connection, attempt.run_id, timedelta(seconds=settings.NX_RUN_PATIENCE))
             return Finished({})
         record = deliveries.of_record(connection, attempt.record_id)
         delivery = next(row for row in record.deliveries if row.id == attempt.delivery_id)
         health = destinations.health(connection, attempt.destination)
         if (refusal := _refusal(attempt, delivery, record, health)) is not None:
+            runs.expect(connection, attempt.run_id, timedelta(seconds=settings.NX_RUN_PATIENCE))
             return Finished(_write(connection, attempt, refusal))
         seconds = settings.NX_CALL_DEADLINE + settings.NX_LEASE_MARGIN
         token = uuid4()

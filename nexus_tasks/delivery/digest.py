@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
+from nexus_tasks.states import DeliveryState
 
 
 def digest(record: RecordDeliveries, delivery: DeliveryRow) -> str:
@@ -25,7 +26,7 @@ def outdated(record: RecordDeliveries) -> list[DeliveryRow]:
     return [
         delivery
         for delivery in record.deliveries
-        if delivery.state.settled
+        if delivery.state in {DeliveryState.SUCCEEDED, DeliveryState.FAILED}
         and delivery.digest is not None
         and delivery.digest != digest(record, delivery)
         and (delivery.updates or not delivery.has_succeeded)

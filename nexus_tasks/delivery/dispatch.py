@@ -22,6 +22,7 @@ from nexus_tasks.delivery.recovery import judge
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.states import RunKind, RunState
 
+MOST_PAGES = 50  # of candidates in one dispatch; the next dispatch goes on
 BROKER_ERRORS = (OperationalError, RedisError, OSError, RuntimeError)
 
 logger = logging.getLogger(__name__)
@@ -120,12 +121,16 @@ def _plan_probes(connection: Connection, health: list[DestinationRow]) -> list[P
     """One run of one delivery for each destination whose pause is over."""
     now = deliveries.clock(connection)
     probed = runs.open_of_kind(connection, RunKind.PROBE)
+    alone = runs.open_of_kind(connection, RunKind.ALONE)
     planned: dict[int, PlannedRun] = {}
     for row in health:
-        if row.health.wants_probe(now) and row.name not in probed:
+        if row.health.wants_probe(now) and row.room > 0 and row.name not in probed:
             record = deliveries.probe(connection, row.name)
-            if record is not None and record.record_id not in planned:
-                planned[record.record_id] = single(record, row.name, RunKind.PROBE)
+            if record is None or record.record_id in planned:
+                continue
+            run = single(record, row.name, RunKind.PROBE)
+            if not (alone and run.deliveries[0].suspected):
+                planned[record.record_id] = run
     return list(planned.values())
 
 
@@ -133,15 +138,27 @@ def _plan_alone(connection: Connection, health: list[DestinationRow]) -> list[Pl
     """A run for one delivery whose workers have died, while no other such run is open anywhere."""
     if runs.open_of_kind(connection, RunKind.ALONE):
         return []
-    found = deliveries.suspected(connection, [row.name for row in health if row.health.well])
+    found = deliveries.suspected(connection, [row.name for row in health if row.health.well and row.room > 0])
     return [single(*found, RunKind.ALONE)] if found else []
 
 
 def _plan_normal(connection: Connection, health: list[DestinationRow]) -> list[PlannedRun]:
+    """As many runs as there is room for; looks further when `plan` leaves room because of what it passes over."""
+    now = deliveries.clock(connection)
     room = {row.name: row.room for row in health}
     paused = {row.name for row in health if not row.health.well}
-    found = deliveries.candidates(connection, room, paused)
-    return plan(found, room, paused, deliveries.clock(connection))
+    planned: list[PlannedRun] = []
+    seen: set[int] = set()
+    for _ in range(MOST_PAGES):
+        found = deliveries.candidates(connection, room, paused, seen)
+        if not found:
+            break
+        seen.update(record.record_id for record in found)
+        for run in plan(found, room, paused, now):
+            planned.append(run)
+            for row in run.deliveries:
+                room[row.destination] -= 1
+    return planned
 
 
 def _reason(error: Exception) -> str:

@@ -73,12 +73,13 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     windows = {destination.name: window_of(destination, deployment.settings.NX_WINDOWS) for destination in enabled}
     record_ids = []
     problem = None
+    with transaction(deployment.engine) as connection:
+        destinations.ensure(connection, windows)
     try:
         for record in to_export:
             _check_zone(record)
             document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
-                destinations.ensure(connection, windows)
                 record_ids.append(_take_over(connection, record, document, deployment.settings, frozen))
             settle(deployment.engine, record_ids[-1])  # one handed over before has the status that its rows say
             logger.info(

@@ -32,7 +32,8 @@ def after_answer(health: Health, this: TryFacts) -> Health:
     """The destination has answered: the record arrived, or was refused for good."""
     if health.paused_at is not None and not this.probe:
         return health  # only the probe lifts a pause
-    return Health(held=health.held)
+    well_since = this.started_at if health.paused_at is not None else health.well_since
+    return Health(held=health.held, reason=health.reason if health.held else None, well_since=well_since)
 
 
 def after_failure(
@@ -51,6 +52,8 @@ def after_failure(
     """
     if health.paused_at is not None and not this.probe:
         return health  # it began before the pause, or beside it: nothing new
+    if health.well_since is not None and this.started_at < health.well_since:
+        return health  # it began before the pause that is over by now
     failing = tuple(dict.fromkeys((*health.failing_records, this.record_id)))[-policy.after :]
     if not (this.probe or at_once or retry_after or len(failing) >= policy.after):
         return replace(health, failing_records=failing, reason=reason)

@@ -11,8 +11,10 @@ from sqlalchemy import Connection
 from nexus_tasks.db import deliveries, destinations, records, runs
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import DeliveryRow, Health
+from nexus_tasks.delivery.digest import digest
 from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.freeze import freeze
+from nexus_tasks.delivery.retry import MAY_EXIST
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import window_of
@@ -58,10 +60,9 @@ def abandon(deployment: Deployment, session_identifier: str, destination: str) -
         row = _delivery(connection, session_identifier, destination)
         if row.state.settled:
             raise OperateError(f"The delivery of session {session_identifier} to {destination} is {row.state} already.")
-        may_exist = (
-            " The object may exist over there: nobody knows how a creating call ended." if row.unresolved else ""
-        )
-        deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}")
+        may_exist = f" {MAY_EXIST}" if row.unresolved else ""
+        inputs = digest(deliveries.of_record(connection, row.record_id), row)
+        deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}", inputs)
     settle(deployment.engine, row.record_id)
     dispatch(deployment.app, deployment.engine, deployment.settings)
 
@@ -70,7 +71,7 @@ def pause(deployment: Deployment, destination: str) -> None:
     """Give the destination nothing until it is resumed. Raises `OperateError`."""
     with transaction(deployment.engine) as connection:
         health = _known_health(connection, deployment, destination)
-        held = replace(health, held=True, reason=health.reason or "paused by an operator")
+        held = replace(health, held=True, reason="paused by an operator")
         destinations.set_health(connection, destination, held)
 
 

@@ -66,8 +66,9 @@ def _wanted(record: RecordDeliveries, paused: Collection[str], now: datetime) ->
     unresolved = [row for row in record.deliveries if row.unresolved and not row.state.settled]
     if unresolved:
         return [row for row in due if row in unresolved][:1]
-    untried = [row for row in due if row.state is DeliveryState.PENDING]
-    return (untried or due)[:1]
+    everything = {row.destination: row for row in record.deliveries}
+    in_order = sorted(due, key=lambda row: row.state is not DeliveryState.PENDING)
+    return [row for row in in_order if _may_go(row, everything, {}, paused)][:1]
 
 
 def _take(

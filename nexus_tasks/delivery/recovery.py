@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nexus_tasks.db.rows import ALONE_AFTER, AttemptRow, OverdueRun
+from nexus_tasks.delivery.retry import MAY_EXIST
 from nexus_tasks.states import AttemptState, RunKind
 
 DEATHS_ALONE = 3  # deaths in a run of its own after which a delivery fails
@@ -41,9 +42,10 @@ def judge(run: OverdueRun, may_be_queued: Callable[[AttemptRow], bool]) -> Loss 
 def death_message(attempt: AttemptRow, kind: RunKind) -> str | None:
     """Why the delivery fails by this death; None while it is tried again."""
     deaths = attempt.deaths + 1
-    if kind is not RunKind.ALONE or deaths < ALONE_AFTER + DEATHS_ALONE:
+    if kind is RunKind.NORMAL or deaths < ALONE_AFTER + DEATHS_ALONE:
         return None
+    may_exist = f" {MAY_EXIST}" if attempt.unresolved else ""
     return (
         f"The worker died {deaths} times while it exported this record to {attempt.destination}, "
-        f"{DEATHS_ALONE} times with nothing else to do: look at its log, then `nexus-tasks retry`."
+        f"{DEATHS_ALONE} times with nothing else to do: look at its log, then `nexus-tasks retry`.{may_exist}"
     )

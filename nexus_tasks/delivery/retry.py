@@ -14,6 +14,7 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportRe
 from nexus_tasks.states import AttemptState, DeliveryState
 
 MAX_MESSAGE_CHARACTERS = 2000
+MAY_EXIST = "The object may exist over there: nobody knows how a creating call ended."
 LONGEST_RETRY_AFTER_S = 86_400  # no service is left alone for longer than a day
 
 
@@ -52,16 +53,15 @@ def after_failure(
     answer can be looked up (`unresolved_for`), and fails for good at the policy's limit. A configuration failure is not
     the record's fault: the delivery stays due, it is the destination that pauses.
     """
+    may_exist = MAY_EXIST if unresolved_for is not None else ""
     if isinstance(error, PermanentError):
-        return _refused(str(error), failures)
+        return _refused(str(error), failures, may_exist)
     if isinstance(error, ConfigurationError):
         return AttemptEnd(AttemptState.CONFIGURATION, DeliveryState.PENDING, failures, error_message=_short(str(error)))
     failures += 1
     if failures >= policy.max_failures:
-        message = f"Given up after {failures} failed attempts; the last one: {error}"
-        if unresolved_for is not None:
-            message += " The object may exist over there: nobody knows how a creating call ended."
-        return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.FAILED, failures, error_message=_short(message))
+        message = _short(f"Given up after {failures} failed attempts; the last one: {error}", may_exist)
+        return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.FAILED, failures, error_message=message)
     asked_for = timedelta(seconds=asked_wait(error))
     wait = max(policy.delay(failures), asked_for, unresolved_for or timedelta())
     return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.WAITING, failures, wait, _short(str(error)))
@@ -85,9 +85,10 @@ def put_off(wait: timedelta, failures: int, reason: str) -> AttemptEnd:
     return AttemptEnd(AttemptState.DEFERRED, DeliveryState.WAITING, failures, wait, reason)
 
 
-def _refused(message: str, failures: int) -> AttemptEnd:
-    return AttemptEnd(AttemptState.PERMANENT, DeliveryState.FAILED, failures, error_message=_short(message))
+def _refused(message: str, failures: int, may_exist: str = "") -> AttemptEnd:
+    return AttemptEnd(AttemptState.PERMANENT, DeliveryState.FAILED, failures, error_message=_short(message, may_exist))
 
 
-def _short(message: str) -> str:
-    return plain_text(message, MAX_MESSAGE_CHARACTERS)
+def _short(message: str, last_sentence: str = "") -> str:
+    ending = f" {last_sentence}" if last_sentence else ""
+    return plain_text(message, MAX_MESSAGE_CHARACTERS - len(ending)) + ending

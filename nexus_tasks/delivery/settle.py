@@ -34,7 +34,7 @@ def settle(engine: Engine, record_id: int) -> Settled:
         runs.close_ended(connection, record_id)
         upload_log.write_missing(connection, record_id, record.session_identifier)
         for delivery in outdated(deliveries.of_record(connection, record_id)):
-            deliveries.make_due(connection, delivery.id)
+            deliveries.make_due(connection, delivery.id, afresh=True)
         judged = verdict(deliveries.of_record(connection, record_id))
         for delivery_id, reason in judged.skip.items():
             deliveries.skip(connection, delivery_id, reason)

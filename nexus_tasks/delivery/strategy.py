@@ -26,7 +26,8 @@ def verdict(record: RecordDeliveries) -> Verdict:
     unsettled = [delivery for delivery in record.deliveries if not delivery.state.settled]
     if satisfied and record.strategy is Strategy.FIRST_SUCCESS:
         holder = next(delivery.destination for delivery in record.deliveries if delivery.has_succeeded)
-        return Verdict(satisfied, {delivery.id: f"{holder} holds the record already" for delivery in unsettled})
+        needless = [delivery for delivery in unsettled if not delivery.has_succeeded]  # the holder is kept up to date
+        return Verdict(satisfied, {delivery.id: f"{holder} holds the record already" for delivery in needless})
     found_more = True
     while found_more:  # what requires a skipped one is skipped as well
         found_more = False

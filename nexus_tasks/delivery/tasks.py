@@ -37,9 +37,14 @@ logger = logging.getLogger(__name__)
 def register(app: Celery, registry: Registry) -> None:
     """Give the app its tasks: one export task for each destination that this process knows, and the four others."""
     for destination in registry.destinations:
-        app.register_task(ExportTask(destination.name))
+        app.register_task(_of_its_own(ExportTask)(destination.name))
     for task in (FinalizeTask, CollectTask, DispatchTask, ArchiveTask):
-        app.register_task(task())
+        app.register_task(_of_its_own(task)())
+
+
+def _of_its_own(task: type[Task]) -> type[Task]:
+    """A class for this app alone: Celery binds an app to the class of a task."""
+    return type(task.__name__, (task,), {"__doc__": task.__doc__})
 
 
 class _DatabaseTask(Task):  # type: ignore[misc]

@@ -7,14 +7,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from nexus_tasks.config import Settings
 from nexus_tasks.db import deliveries, destinations, records, runs, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
-from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
+from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
 
 RUNNING = "running"  # not stored: a delivery with an open attempt that a worker has begun
 
@@ -63,6 +63,7 @@ class SessionView:
 def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None = None) -> list[SessionView]:
     """Those sessions, or all, by start time; identifiers that are not known are left out."""
     with transaction(engine) as connection:
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))  # one moment for all
         found = sessions.sessions(connection, identifiers)
         by_session = {
             record.session_identifier: record
@@ -84,7 +85,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
         made = attempts.get(record.id, []) if record else []
         counted = Counter(row.delivery_id for row in made if row.state.logged or row.state is AttemptState.STARTED)
         started = {row.delivery_id for row in made if row.state is AttemptState.STARTED}
-        in_a_run = any(not row.state.ended for row in made)
+        in_a_run = any(row.run_state is RunState.OPEN for row in made)  # until finalize has settled it
         views.append(
             SessionView(
                 session_identifier=session.session_identifier,

@@ -50,12 +50,17 @@ def found(connection: Connection, room: dict[str, int], *paused: str) -> list[in
 
 
 def planned(connection: Connection, room: dict[str, int], *paused: str) -> list[tuple[int, list[str]]]:
-    """What the planner makes of the candidates: (record, destinations)."""
-    now = deliveries.clock(connection)
-    return [
-        (run.record_id, [item.destination for item in run.deliveries])
-        for run in plan(candidates(connection, room, paused), room, paused, now)
-    ]
+    """What the planner makes of the candidates, page after page as dispatch asks for them: (record, destinations)."""
+    now, left = deliveries.clock(connection), dict(room)
+    found: list[tuple[int, list[str]]] = []
+    seen: set[int] = set()
+    while page := candidates(connection, left, paused, seen):
+        seen.update(record.record_id for record in page)
+        for run in plan(page, left, paused, now):
+            found.append((run.record_id, [item.destination for item in run.deliveries]))
+            for item in run.deliveries:
+                left[item.destination] -= 1
+    return found
 
 
 def backlog(connection: Connection, *destinations: FrozenDestination) -> None:

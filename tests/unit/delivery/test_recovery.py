@@ -82,7 +82,8 @@ def test_a_run_whose_attempts_have_all_ended_has_lost_nothing_but_its_finalize(s
         (RunKind.NORMAL, 0, False),
         (RunKind.NORMAL, 1, False),
         (RunKind.NORMAL, 9, False),  # something else in the run may have killed the worker
-        (RunKind.PROBE, 9, False),
+        (RunKind.PROBE, 3, False),
+        (RunKind.PROBE, 4, True),  # a probe is a run of one delivery too
         (RunKind.ALONE, 2, False),
         (RunKind.ALONE, 3, False),
         (RunKind.ALONE, 4, True),

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("not_before", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("pause_seconds", sa.Double(), server_default="0", nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("well_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("remote", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_destination")),
     )

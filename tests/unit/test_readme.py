@@ -53,4 +53,5 @@ def test_every_command_that_the_readme_names_exists() -> None:
 def test_every_make_target_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"make ([a-z]+)\b(?= |`|$)", README, flags=re.MULTILINE)) - {"are"}
     assert {"demo", "test"} <= named
-    assert all(re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE) for target in named & {"demo", "test", "install"})
+    known = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.MULTILINE))
+    assert named & {"demo", "test", "install", "chaos"} <= known

@@ -135,7 +135,7 @@ def test_a_program_that_ends_early_is_an_error_with_the_end_of_its_log(tmp_path:
 def test_a_program_that_is_not_ready_in_time_is_an_error_and_ended(tmp_path: Path) -> None:
     process = parent(tmp_path)
     process.deadline = 0.2
-    process._ready = lambda: False
+    process.ready = lambda: False
     with pytest.raises(ProcessError, match="parent was not ready after"):
         process.start()
     assert not process.is_running()

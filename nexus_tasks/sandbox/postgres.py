@@ -14,14 +14,14 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import LiteralString, Self
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
 from nexus_tasks.sandbox import SandboxNotInstalledError
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError, free_port
+from nexus_tasks.sandbox.embedded import EmbeddedServer
+from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ ROLE = "nexus"
 DATABASE = "nexus"
 SUPERUSER = "postgres"
 INITDB_DEADLINE = 60.0  # seconds
-PORT_TRIES = 3  # somebody else may take a free port before the server has it
 
 SERVER_OPTIONS = {
     "listen_addresses": "127.0.0.1",
@@ -41,46 +40,22 @@ SERVER_OPTIONS = {
 }
 
 
-class EmbeddedPostgres:
-    """One server with its data in `folder`, and in it the role and the database `nexus`.
+class EmbeddedPostgres(EmbeddedServer):
+    """A PostgreSQL server, and in it the role and the database `nexus`; see `EmbeddedServer`.
 
-    The data stay when it stops; the next `start()` finds them. `port` is chosen at the first start when not given, and
-    then kept. `fsync=False` is for tests: a crash of the machine may lose data, a crash of the server does not.
-    `options` are added to the server's settings (`{"log_statement": "all"}`).
+    `fsync=False` is for tests: a crash of the machine may lose data, a crash of the server does not. `options` are
+    added to the server's settings (`{"log_statement": "all"}`).
     """
+
+    title = "PostgreSQL"
 
     def __init__(
         self, folder: Path, *, port: int | None = None, fsync: bool = True, options: Mapping[str, str] | None = None
     ) -> None:
-        self.folder = folder.absolute()
-        self.data = self.folder / "data"
-        self._port = port
+        super().__init__(folder, port)
         self._options = {**SERVER_OPTIONS, **({} if fsync else {"fsync": "off", "full_page_writes": "off"})}
         self._options.update(options or {})
-        self._process: ManagedProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def process(self) -> ManagedProcess:
-        """The server, for its log and for faults; raises `ProcessError` before the first start."""
-        if self._process is None:
-            raise ProcessError("PostgreSQL was not started.")
-        return self._process
-
-    @property
-    def port(self) -> int:
-        """The port on 127.0.0.1; raises `ProcessError` before the first start when none was given."""
-        if self._port is None:
-            raise ProcessError("PostgreSQL was not started.")
-        return self._port
+        self._launcher: list[str] = []  # what stands before the programs, set by start()
 
     @property
     def url(self) -> str:
@@ -92,39 +67,14 @@ class EmbeddedPostgres:
         return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start the server, with new data at the first time; raises `ProcessError` with the end of its log."""
+        """See `EmbeddedServer.start`; the first time with new data."""
         binaries = _binaries()
         self.folder.mkdir(parents=True, exist_ok=True)
-        launcher = _launcher(self.folder, binaries)
+        self._launcher = _launcher(self.folder, binaries)
         if not (self.data / "PG_VERSION").exists():
-            self._create_data([*launcher, str(binaries / "initdb")])
-        tries = PORT_TRIES if self._port is None else 1
-        for left in reversed(range(tries)):
-            port = self._port or free_port()
-            self._process = self._server([*launcher, str(binaries / "postgres")], port)
-            try:
-                self._process.start()
-            except ProcessError:
-                if not left or "in use" not in self._process.logs_since_start():
-                    raise
-            else:
-                self._port = port
-                break
+            self._create_data([*self._launcher, str(binaries / "initdb")])
+        self._start_on_a_port()
         self._create_role_and_database()
-
-    def stop(self) -> None:
-        """Stop the server; open connections are closed, committed data stay."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL to the server and its children."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Stop it (if it runs) and start it again, on the same port."""
-        self.stop()
-        self.start()
 
     def create_database(self, name: str, template: str = "template1") -> str:
         """A new database that is a copy of `template`, which nobody may be connected to; returns its URL."""
@@ -153,7 +103,8 @@ class EmbeddedPostgres:
                 f"PostgreSQL cannot create its data in {self.data}:\n{done.stdout}{done.stderr}".rstrip()
             )
 
-    def _server(self, postgres: list[str], port: int) -> ManagedProcess:
+    def _server(self, port: int) -> ManagedProcess:
+        postgres = [*self._launcher, str(_binaries() / "postgres")]
         settings = [part for name, value in self._options.items() for part in ("-c", f"{name}={value}")]
         process = ManagedProcess(
             "postgres",

@@ -5,53 +5,28 @@ production. The wheel's own Python wrapper is not used, stopping it leaves the s
 """
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from nexus_tasks.sandbox import SandboxNotInstalledError
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError, free_port
+from nexus_tasks.sandbox.embedded import EmbeddedServer
+from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
 
 DATABASES = 16  # numbered from 0
-PORT_TRIES = 3  # somebody else may take a free port before the server has it
 
 
-class EmbeddedValkey:
-    """One server with its data in `folder`.
+class EmbeddedValkey(EmbeddedServer):
+    """A Valkey server; see `EmbeddedServer`.
 
     With `append_only` every write is in a file before it is answered, so that data survive a killed server; without
-    it nothing is stored at all. `port` is chosen at the first start when not given, and then kept.
+    it nothing is stored at all.
     """
 
+    title = "Valkey"
+
     def __init__(self, folder: Path, *, append_only: bool = True, port: int | None = None) -> None:
-        self.folder = folder.absolute()
+        super().__init__(folder, port)
         self._append_only = append_only
-        self._port = port
-        self._process: ManagedProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def process(self) -> ManagedProcess:
-        """The server, for its log and for faults; raises `ProcessError` before the first start."""
-        if self._process is None:
-            raise ProcessError("Valkey was not started.")
-        return self._process
-
-    @property
-    def port(self) -> int:
-        """The port on 127.0.0.1; raises `ProcessError` before the first start when none was given."""
-        if self._port is None:
-            raise ProcessError("Valkey was not started.")
-        return self._port
 
     @property
     def url(self) -> str:
@@ -63,43 +38,16 @@ class EmbeddedValkey:
         return f"redis://127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start the server with the data it had; raises `ProcessError` with the end of its log."""
-        binary = _binary()
-        tries = PORT_TRIES if self._port is None else 1
-        for left in reversed(range(tries)):
-            port = self._port or free_port()
-            self._process = self._server(binary, port)
-            try:
-                self._process.start()
-            except ProcessError:
-                if not left or "in use" not in self._process.logs_since_start():
-                    raise
-            else:
-                self._port = port
-                break
+        """See `EmbeddedServer.start`."""
+        self._start_on_a_port()
 
-    def stop(self) -> None:
-        """Stop the server; what was stored stays."""
-        if self._process is not None:
-            self._process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL to the server."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Stop it (if it runs) and start it again, on the same port."""
-        self.stop()
-        self.start()
-
-    def _server(self, binary: Path, port: int) -> ManagedProcess:
-        data = self.folder / "data"
-        data.mkdir(parents=True, exist_ok=True)
+    def _server(self, port: int) -> ManagedProcess:
+        self.data.mkdir(parents=True, exist_ok=True)
         stored = ["--appendonly", "yes" if self._append_only else "no", "--save", ""]
         listening = ["--bind", "127.0.0.1", "--port", str(port), "--databases", str(DATABASES)]
         process = ManagedProcess(
             "valkey",
-            [binary, *listening, "--dir", data, "--daemonize", "no", *stored],
+            [_binary(), *listening, "--dir", self.data, "--daemonize", "no", *stored],
             self.folder,
             ready=lambda: _answers(port, process.pid),
         )

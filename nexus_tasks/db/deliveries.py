@@ -1,6 +1,6 @@
 """Queries about deliveries: what was frozen, what is due, and what each destination holds."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -63,11 +63,10 @@ def of_records(connection: Connection, record_ids: Collection[int]) -> list[Reco
     deliveries: dict[int, list[DeliveryRow]] = {record.id: [] for record in records}
     rows = _DELIVERIES.where(Delivery.record_id.in_(record_ids))
     for row in connection.execute(rows.order_by(Delivery.priority.desc(), Delivery.destination)):
-        delivery = _delivery_row(row)
+        delivery = _delivery_row(row._asdict())
         deliveries[delivery.record_id].append(delivery)
     return [
-        RecordDeliveries(record.id, Strategy(record.strategy), tuple(deliveries[record.id]), record.sha256)
-        for record in records
+        RecordDeliveries(record.id, record.strategy, tuple(deliveries[record.id]), record.sha256) for record in records
     ]
 
 
@@ -247,29 +246,12 @@ def _free(destination: str, paused: Collection[str]) -> Any:
     )
 
 
-def _delivery_row(row: Sequence[Any]) -> DeliveryRow:
-    return DeliveryRow(
-        id=row[0],
-        record_id=row[1],
-        destination=row[2],
-        priority=row[3],
-        depends_on=tuple(row[4]),
-        requires=tuple(row[5]),
-        state=DeliveryState(row[6]),
-        updates=row[7],
-        failures=row[8],
-        deaths=row[9],
-        next_attempt_at=row[10],
-        error_message=row[11],
-        digest=row[12],
-        unresolved=row[13],
-        remote_record_id=row[14],
-        remote_record_url=row[15],
-        succeeded_at=row[16],
-    )
+def _delivery_row(columns: dict[str, Any]) -> DeliveryRow:
+    lists = {name: tuple(columns[name]) for name in ("depends_on", "requires")}
+    return DeliveryRow(**{**columns, **lists})
 
 
-_DELIVERIES = select(
+_DELIVERIES = select(  # the columns are named as DeliveryRow names them
     Delivery.id,
     Delivery.record_id,
     Delivery.destination,
@@ -283,7 +265,7 @@ _DELIVERIES = select(
     Delivery.next_attempt_at,
     Delivery.error_message,
     Delivery.digest,
-    func.jsonb_path_exists(Delivery.remote, ANY_INTENT),
+    func.jsonb_path_exists(Delivery.remote, ANY_INTENT).label("unresolved"),
     Delivery.remote_record_id,
     Delivery.remote_record_url,
     Delivery.succeeded_at,

@@ -1,17 +1,20 @@
 """The tables: `instruments`, `session_log`, `upload_log` with NexusLIMS's columns, and the rows of the delivery."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
+    Dialect,
     ForeignKey,
     Identity,
     Index,
     Integer,
     MetaData,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     false,
     text,
@@ -23,6 +26,25 @@ from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, S
 
 TIMESTAMP_WITH_ZONE = TIMESTAMP(timezone=True)
 _TO_BE_BUILT = text("record_status = 'TO_BE_BUILT'")
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A text column that holds one of the words of an enum, and gives it back as that."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """The word as it is stored."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
+        """The stored word as the enum's."""
+        return None if value is None else self.words(value)
 
 
 class Base(DeclarativeBase):
@@ -44,7 +66,7 @@ class Base(DeclarativeBase):
         list[dict[str, Any]]: JSONB(),
         list[str]: ARRAY(Text()),
         list[int]: ARRAY(Integer()),
-        **dict.fromkeys((SessionStatus, Strategy, DeliveryState, RunKind, RunState, AttemptState), Text()),
+        **{words: Word(words) for words in (SessionStatus, Strategy, DeliveryState, RunKind, RunState, AttemptState)},
     }
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, func, insert, literal, select, update
+from sqlalchemy import Connection, false, func, insert, literal, select, update
 
 from nexus_tasks.db.deliveries import ANY_INTENT, UNSETTLED
 from nexus_tasks.db.models import Attempt, Delivery, Run
@@ -47,7 +47,7 @@ def lock_attempt(connection: Connection, attempt_id: int) -> AttemptRow | None:
     connection.execute(select(Run.id).where(Run.id == run_of_attempt).with_for_update(key_share=True))
     statement = _ATTEMPTS.where(Attempt.id == attempt_id).with_for_update(of=Attempt, key_share=True)
     row = connection.execute(statement).one_or_none()
-    return _attempt_row(row) if row else None
+    return AttemptRow(**row._asdict()) if row else None
 
 
 def start(connection: Connection, attempt: AttemptRow, lease_token: UUID, lease: timedelta, digest: str) -> None:
@@ -188,8 +188,8 @@ def overdue(connection: Connection) -> list[OverdueRun]:
     found = connection.execute(statement).all()
     attempts: dict[int, list[AttemptRow]] = {row.id: [] for row in found}
     for row in connection.execute(_ATTEMPTS.where(Attempt.run_id.in_(attempts)).order_by(Attempt.id)):
-        attempts[row[1]].append(_attempt_row(row))
-    return [OverdueRun(row.id, row.record_id, RunKind(row.kind), tuple(attempts[row.id])) for row in found]
+        attempts[row.run_id].append(AttemptRow(**row._asdict()))
+    return [OverdueRun(row.id, row.record_id, row.kind, tuple(attempts[row.id])) for row in found]
 
 
 def later_started(connection: Connection, attempt: AttemptRow) -> bool:
@@ -238,7 +238,7 @@ def record_of(connection: Connection, run_id: int) -> int | None:
 def attempts_of_records(connection: Connection, record_ids: Sequence[int]) -> list[AttemptRow]:
     """Every attempt at the deliveries of those records, oldest first."""
     statement = _ATTEMPTS.where(Run.record_id.in_(record_ids)).order_by(Attempt.id)
-    return [_attempt_row(row) for row in connection.execute(statement)]
+    return [AttemptRow(**row._asdict()) for row in connection.execute(statement)]
 
 
 def forget_all_open(connection: Connection) -> list[int]:
@@ -257,31 +257,7 @@ def forget_all_open(connection: Connection) -> list[int]:
     return sorted(closed.scalars())
 
 
-def _attempt_row(row: Sequence[Any]) -> AttemptRow:
-    return AttemptRow(
-        id=row[0],
-        run_id=row[1],
-        record_id=row[2],
-        delivery_id=row[3],
-        destination=row[4],
-        state=AttemptState(row[5]),
-        run_state=RunState(row[6]),
-        run_kind=RunKind(row[7]),
-        run_token=row[8],
-        failures=row[9],
-        deaths=row[10],
-        tries=row[11],
-        digest=row[12],
-        lease_token=row[13],
-        lease_is_live=bool(row[14]),
-        try_started_at=row[15],
-        error_message=row[16],
-        result=row[17],
-        unresolved=row[18],
-    )
-
-
-_ATTEMPTS = (
+_ATTEMPTS = (  # the columns are named as AttemptRow names them
     select(
         Attempt.id,
         Attempt.run_id,
@@ -289,19 +265,19 @@ _ATTEMPTS = (
         Attempt.delivery_id,
         Delivery.destination,
         Attempt.state,
-        Run.state,
-        Run.kind,
-        Run.token,
+        Run.state.label("run_state"),
+        Run.kind.label("run_kind"),
+        Run.token.label("run_token"),
         Delivery.failures,
         Delivery.deaths,
         Attempt.tries,
         Attempt.digest,
         Attempt.lease_token,
-        Attempt.lease_expires_at > func.now(),
+        func.coalesce(Attempt.lease_expires_at > func.now(), false()).label("lease_is_live"),
         Attempt.try_started_at,
         Attempt.error_message,
         Attempt.result,
-        func.jsonb_path_exists(Delivery.remote, ANY_INTENT),
+        func.jsonb_path_exists(Delivery.remote, ANY_INTENT).label("unresolved"),
     )
     .join(Run, Run.id == Attempt.run_id)
     .join(Delivery, Delivery.id == Attempt.delivery_id)

@@ -136,9 +136,6 @@ class Installation:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             _forget()
-            # A process has one app, but the test run has several installations: the last app made owns the tasks.
-            for task in self.deployment.app.tasks.values():
-                task.bind(self.deployment.app)
             self.deployment.app.set_current()
             yield
         _forget()
@@ -225,6 +222,7 @@ class Installation:
         *,
         strategy: Strategy = Strategy.ALL,
         activities: Sequence[dict[str, Any]] = (),
+        user: str = "ann",
     ) -> HandedOver:
         """Give a record to the exporters from this process, as a builder does."""
         record = RecordToExport(
@@ -233,7 +231,7 @@ class Installation:
             dt_from=START,
             dt_to=END,
             timezone="UTC",
-            user="ann",
+            user=user,
             xml=record_xml(session),
             activities=list(activities),
         )

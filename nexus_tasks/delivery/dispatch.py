@@ -43,7 +43,7 @@ def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
     for position, run in enumerate(opened):
         try:
             canvas(app, run).apply_async()
-        except BROKER_ERRORS as error:
+        except Exception as error:  # a client whose broker dies under it raises nearly anything
             with transaction(engine) as connection:
                 for not_sent in opened[position:]:
                     runs.unsent(connection, [attempt_id for stage in not_sent.stages for _, attempt_id in stage])

@@ -253,6 +253,22 @@ def test_without_a_broker_nothing_is_lost_and_a_later_dispatch_sends_it(
     assert work(back, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
 
 
+def test_whatever_publishing_raises_closes_the_run_and_is_told(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose broker dies under it has been seen to raise an AttributeError."""
+    deployment = deploy(cdcs())
+
+    def dying(*_: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'client'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nexus_tasks.delivery.dispatch.canvas", dying)
+        problem = hand_over(deployment).broker_problem
+    assert problem is not None
+    assert "AttributeError" in problem
+    assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {(AttemptState.UNSENT, RunState.CLOSED)}
+    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
+
+
 def test_without_a_broker_every_record_of_a_batch_is_kept(deploy: Deploy, broker_url: str, closed_port: int) -> None:
     batch = [replace(RECORD, session_identifier=f"session-{number}") for number in range(5)]
     away = deploy(cdcs(), NX_BROKER_URL=f"redis://127.0.0.1:{closed_port}/0")

@@ -51,13 +51,13 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
-def _split_windows(value: Any) -> Any:
+def _split_pairs(value: Any) -> Any:
     if isinstance(value, str):
-        return dict(part.split("=", 1) for part in _split_commas(value) if "=" in part or _no_window(part))
+        return dict(part.split("=", 1) for part in _split_commas(value) if "=" in part or _no_pair(part))
     return value
 
 
-def _no_window(part: str) -> bool:
+def _no_pair(part: str) -> bool:
     raise ValueError(f"must be destination=number, separated by commas, not {part!r}")
 
 
@@ -72,7 +72,8 @@ OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
 OptionalNumber = Annotated[int | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
-Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_windows)]
+Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_pairs)]
+Intervals = Annotated[dict[str, Annotated[float, Field(ge=0, le=60)]], NoDecode, BeforeValidator(_split_pairs)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
 
 
@@ -118,6 +119,10 @@ class Settings(BaseSettings):
         default={},
         description="records on their way to a destination at once, where not the plugin's: elabftw=4,cdcs=8",
     )
+    NX_INTERVALS: Intervals = Field(
+        default={},
+        description="least seconds from call to call, over all workers, where not the plugin's: labarchives=1",
+    )
     NX_LEASE_MARGIN: float = Field(
         default=30, gt=0, description="seconds that a worker's lease on a delivery outlasts the deadline of a call"
     )
@@ -139,6 +144,12 @@ class Settings(BaseSettings):
     NX_CDCS_TOKEN: OptionalSecret = None
     NX_CDCS_TEMPLATE_TITLE: str = Field(default="Nexus Experiment Schema", description="the template records belong to")
     NX_CDCS_WORKSPACE_TITLE: str = Field(default="Global Public Workspace", description="the workspace records go to")
+    NX_CDCS_ASSIGN_TO_PUBLIC_WORKSPACE: bool = Field(
+        default=True, description="no: records go to no workspace, and only the token's user sees them"
+    )
+    NX_CDCS_USER_OWNED_RECORDS: bool = Field(
+        default=False, description="yes: records are given to the session's user; needs an administrator's token"
+    )
 
     # --- eLabFTW
     NX_ELABFTW_URL: OptionalAddress = None
@@ -154,6 +165,14 @@ class Settings(BaseSettings):
         default=None, description="the uid; whoever holds it acts as its user"
     )
     NX_LABARCHIVES_NOTEBOOK_ID: OptionalText = Field(default=None, description="without it, records go to the Inbox")
+
+    # --- archive
+    NX_ARCHIVE_URL: OptionalText = Field(
+        default=None, description="a folder or object store that keeps a copy of each record: file:///…, s3://bucket/…"
+    )
+    NX_ARCHIVE_OPTIONS: OptionalSecret = Field(
+        default=None, description="what fsspec needs to open it, as JSON: keys and an endpoint for s3://"
+    )
 
     @field_validator("NX_DATABASE_URL")
     @classmethod

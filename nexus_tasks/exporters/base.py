@@ -168,6 +168,23 @@ class MemoryCheckpoint:
             self._contents.pop(step, None)
 
 
+@dataclass(frozen=True)
+class Check:
+    """One thing that `nexus-tasks destinations --check` looks at over there, without changing anything.
+
+    `look()` returns what it found, in a few words, or raises an `ExportError` that says what to mend. The checks after
+    a `needed` one that fails are not made: they could only fail for the same reason.
+    """
+
+    name: str  # "reachable", "authentication", "template"
+    look: Callable[[], str]
+    needed: bool = False
+
+
+def _no_turn() -> None:
+    """Outside of a worker nobody else calls the service."""
+
+
 @dataclass
 class ExportContext:
     """One record, as a destination gets it."""
@@ -184,6 +201,7 @@ class ExportContext:
     reservation_event: Any = None  # as NexusLIMS has it; always None when nexus-tasks built the record
     checkpoint: Checkpoint = field(default_factory=MemoryCheckpoint)  # of this record; optional to use
     shared: Checkpoint = field(default_factory=MemoryCheckpoint)  # of the destination, for what several records share
+    take_turn: Callable[[], None] = _no_turn  # before a call that is not made by `open_session`: see `interval`
 
     def get_result(self, destination_name: str) -> ExportResult | None:
         """What `destination_name` holds of this record, or None when it has not answered yet."""
@@ -205,7 +223,12 @@ class ExportDestination(Protocol):
       results if they fail. Not declared: every enabled destination of higher priority.
     * `requires: tuple[str, ...]`: as `depends_on`, but when one of these fails for good this one is skipped.
     * `updates: bool`: `export` may be called again for a record it holds, and brings it up to date in place.
-    * `window: int`: how many records may be on their way to it at once, over all workers (default 16).
+    * `window: int`: how many records may be on their way to it at once, over all workers (default 16). With 1 its
+      calls are made one after the other.
+    * `interval: float`: the least number of seconds from the start of one call to that of the next, over all workers
+      (default 0). The calls of `nexus_tasks.exporters.http.open_session` keep to it by themselves; before any other
+      call to the service, call `context.take_turn()`. Either may raise; let it pass: the export is called again.
+    * `checks() -> Sequence[Check]`: what `nexus-tasks destinations --check` looks at.
     """
 
     name: str  # lower case; also the queue `export.<name>`

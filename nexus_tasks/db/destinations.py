@@ -1,15 +1,17 @@
 """Queries about destinations: their windows, how full they are, and how well."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, literal, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.models import Attempt, Delivery, Destination
 from nexus_tasks.db.rows import DestinationRow, Health
 from nexus_tasks.states import AttemptState
 
+LEAST_WAIT_S = 0.001  # of a call whose turn comes at this very moment
 OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
 
 
@@ -77,6 +79,21 @@ def set_health(connection: Connection, name: str, value: Health) -> None:
             well_since=value.well_since,
         )
     )
+
+
+def take_turn(connection: Connection, name: str, interval: float) -> float:
+    """Note that a call is made now, and return 0; the seconds until it may be made, if the last one is too near."""
+    next_call_at = Destination.last_call_at + literal(timedelta(seconds=interval))
+    taken = connection.execute(
+        update(Destination)
+        .where(Destination.name == name, func.coalesce(next_call_at <= func.clock_timestamp(), true()))
+        .values(last_call_at=func.clock_timestamp())
+        .returning(Destination.name)
+    )
+    if taken.one_or_none() is not None:
+        return 0.0
+    left = select(func.extract("epoch", next_call_at - func.clock_timestamp())).where(Destination.name == name)
+    return max(LEAST_WAIT_S, float(connection.execute(left).scalar() or 0))
 
 
 def lock_remote(connection: Connection, name: str) -> dict[str, dict[str, Any]]:

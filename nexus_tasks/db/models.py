@@ -236,6 +236,7 @@ class Destination(Base):
     pause_seconds: Mapped[float] = mapped_column(server_default="0")  # the length of this pause; the next one doubles
     reason: Mapped[str | None]
     well_since: Mapped[datetime | None]  # when the probe began that ended the last pause
+    last_call_at: Mapped[datetime | None]  # of a destination whose calls keep an interval
     remote: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}"
     )  # as a delivery's: what records share over there

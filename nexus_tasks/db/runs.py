@@ -95,6 +95,16 @@ def set_aside(connection: Connection, attempt: AttemptRow, message: str, patienc
     expect(connection, attempt.run_id, patience)
 
 
+def give_back(connection: Connection, attempt: AttemptRow, patience: timedelta) -> None:
+    """Give the lease back in the middle of a try that goes on later: it does not count as a try."""
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.id == attempt.id)
+        .values(tries=Attempt.tries - 1, lease_token=None, lease_expires_at=None)
+    )
+    expect(connection, attempt.run_id, patience)
+
+
 def end(connection: Connection, attempt: AttemptRow, how: AttemptEnd, result: dict[str, Any]) -> None:
     """Write how an attempt ended and what becomes of its delivery."""
     connection.execute(

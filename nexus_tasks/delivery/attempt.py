@@ -41,6 +41,7 @@ from nexus_tasks.delivery.retry import (
     put_off,
 )
 from nexus_tasks.delivery.retry import after_failure as end_after_failure
+from nexus_tasks.delivery.turns import NotYourTurnError, Turns
 from nexus_tasks.exporters.base import (
     Activity,
     ConfigurationError,
@@ -51,7 +52,8 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.http import before_each_write
+from nexus_tasks.exporters.http import before_each_call
+from nexus_tasks.exporters.registry import interval_of
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
 PATIENCE_WITH_OTHERS_S = 3  # for a worker that is making the same shared object, a folder, at this moment
@@ -135,10 +137,11 @@ def begin(engine: Engine, attempt_id: int, run_token: str, settings: Settings) -
 def perform(this: Try, destination: ExportDestination, engine: Engine, settings: Settings) -> ExportResult:
     """Call the plugin. Raises `ExportError`: what a plugin raises otherwise is sorted into its three kinds.
 
-    Raises `LeaseLostError`, `NotYetResolvableError` and `DatabaseError` as they come from the checkpoint.
+    Raises `LeaseLostError`, `NotYetResolvableError`, `NotYourTurnError` and `DatabaseError` as they come.
     """
     record, grace = this.record, settings.NX_LOOKUP_GRACE
     zone = ZoneInfo(record.timezone)
+    turns = Turns(engine, destination.name, interval_of(destination, settings.NX_INTERVALS))
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),
         session_identifier=record.session_identifier,
@@ -149,14 +152,15 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         metadata={"sha256": record.sha256},
         previous_results={row.destination: _as_result(row, at) for row in this.others if (at := row.succeeded_at)},
         activities=_activities(record, settings),
-        checkpoint=LedgerCheckpoint(engine, DeliveryLedger(this.attempt.delivery_id), this.lease, grace),
+        checkpoint=LedgerCheckpoint(engine, DeliveryLedger(this.attempt.delivery_id), this.lease, turns, grace),
         shared=LedgerCheckpoint(
-            engine, DestinationLedger(destination.name), this.lease, grace, patience=PATIENCE_WITH_OTHERS_S
+            engine, DestinationLedger(destination.name), this.lease, turns, grace, patience=PATIENCE_WITH_OTHERS_S
         ),
+        take_turn=turns.take,
     )
     try:
-        return _export(destination, context, this.lease)
-    except (ExportError, LeaseLostError, NotYetResolvableError, DatabaseError):
+        return _export(destination, context, this.lease, turns)
+    except (ExportError, LeaseLostError, NotYetResolvableError, NotYourTurnError, DatabaseError):
         raise
     except OSError as error:  # requests' exceptions among them: the network, the file system
         raise TransientError(f"{type(error).__name__} in the plugin {destination.name}") from error
@@ -164,11 +168,16 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         raise PermanentError(f"The plugin {destination.name} failed: {type(error).__name__}: {error}") from error
 
 
-def _export(destination: ExportDestination, context: ExportContext, lease: Lease) -> ExportResult:
+def _export(destination: ExportDestination, context: ExportContext, lease: Lease, turns: Turns) -> ExportResult:
+    def before_call(writes: bool) -> None:
+        turns.take()
+        if writes:
+            lease.check()
+
     valid, problem = destination.validate_config()
     if not valid:
         raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")
-    with before_each_write(lease.check):
+    with before_each_call(before_call):
         result: Any = destination.export(context)
     if not isinstance(result, ExportResult):
         raise TypeError(f"it returned {type(result).__name__} instead of an ExportResult")
@@ -191,6 +200,14 @@ def set_aside(engine: Engine, this: Try, settings: Settings, error: TransientErr
         patience = timedelta(seconds=countdown + settings.NX_RUN_PATIENCE)
         runs.set_aside(connection, attempt, plain_text(str(error), MAX_MESSAGE_CHARACTERS), patience)
         _record_health(connection, attempt, error, settings)
+
+
+def give_back(engine: Engine, this: Try, settings: Settings, seconds: float) -> None:
+    """Give the lease back for some seconds in the middle of a try: nothing has failed, and nothing is counted."""
+    with transaction(engine) as connection:
+        attempt = runs.lock_attempt(connection, this.attempt.id)
+        if attempt is not None and attempt.lease_token == this.lease.token:
+            runs.give_back(connection, attempt, timedelta(seconds=seconds + settings.NX_RUN_PATIENCE))
 
 
 def finish(engine: Engine, this: Try, settings: Settings, outcome: Outcome) -> Finished:

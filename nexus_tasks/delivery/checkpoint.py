@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from nexus_tasks.db import deliveries, destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery.lease import Lease
+from nexus_tasks.delivery.turns import NotYourTurnError, Turns
 from nexus_tasks.exporters.base import ConfigurationError, NothingDoneError, PermanentError
 
 DATABASE_PATIENCE_S = 60  # for writing down what a call has created; longer than a restart of PostgreSQL
@@ -104,10 +105,13 @@ class LedgerCheckpoint:
     `patience` is how long to wait for another worker that is creating the same shared object at this moment.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger, lease: Lease, grace: float, patience: float = 0) -> None:
+    def __init__(
+        self, engine: Engine, ledger: Ledger, lease: Lease, turns: Turns, grace: float, patience: float = 0
+    ) -> None:
         self._engine = engine
         self._ledger = ledger
         self._lease = lease
+        self._turns = turns
         self._grace = grace
         self._patience = patience
 
@@ -136,7 +140,23 @@ class LedgerCheckpoint:
         content: str | None = None,
         seconds: float | None = None,
     ) -> str:
-        """See `Checkpoint.create`. Raises `NotYetResolvableError` or `LeaseLostError` too, which plugins let pass."""
+        """See `Checkpoint.create`; plugins let pass what else it raises.
+
+        That is `NotYetResolvableError`, `LeaseLostError` and `NotYourTurnError`.
+        """
+        stayed = self._turns.stays
+        identifier = self._create(step, call, find, content, seconds)
+        self._turns.stays = stayed  # whatever was asked for this: it is remembered, and need not be asked again
+        return identifier
+
+    def _create(
+        self,
+        step: str,
+        call: Callable[[], str],
+        find: Callable[[], str | None] | None,
+        content: str | None,
+        seconds: float | None,
+    ) -> str:
         known, look_up_first, now = self._wait_for_others(step)
         if known.get("id") is not None:
             return str(known["id"])
@@ -152,7 +172,7 @@ class LedgerCheckpoint:
             return there
         try:
             identifier = call()
-        except (NothingDoneError, PermanentError, ConfigurationError):
+        except (NothingDoneError, PermanentError, ConfigurationError, NotYourTurnError):
             patiently(lambda: self._change(step, lambda _: {}))
             raise
         return self._store(step, identifier, content)

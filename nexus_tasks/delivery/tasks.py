@@ -22,6 +22,7 @@ from nexus_tasks.delivery.dispatch import BrokerError, dispatch
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
 from nexus_tasks.exporters.registry import Registry, get_destination
 
@@ -80,6 +81,10 @@ class ExportTask(_DatabaseTask):
         except LeaseLostError as error:
             logger.warning("%s of session %s stops: %s", self.name, session, error)
             raise Ignore from error
+        except NotYourTurnError as error:
+            wait = error.seconds
+            patiently(lambda: attempt.give_back(engine, begun, settings, wait))
+            raise self._later(error, wait) from error
         except TransientError as error:
             self._try_again(begun, error, settings)
             outcome = error
@@ -109,10 +114,14 @@ class ExportTask(_DatabaseTask):
         jittered = random.uniform(min(LEAST_BACKOFF_S, longest), longest)  # noqa: S311 - not a secret
         countdown = max(jittered, asked_wait(error))
         patiently(lambda: attempt.set_aside(_engine(), begun, settings, error, countdown))
+        raise self._later(error, countdown)
+
+    def _later(self, error: Exception, countdown: float) -> Any:
+        """The exception to raise so that this message comes again after `countdown` seconds."""
         try:
-            raise self.retry(exc=error, countdown=countdown, max_retries=None)
+            return self.retry(exc=error, countdown=countdown, max_retries=None, throw=False)
         except Reject as not_published:  # the broker did not take it: the run is lost, and planned again
-            raise Ignore from not_published
+            return Ignore(not_published)
 
 
 class FinalizeTask(_DatabaseTask):

@@ -31,7 +31,7 @@ LARGEST_ANSWER = 64_000_000  # bytes
 MOST_REDIRECTS = 3
 
 _connections = threading.local()
-_before_write: ContextVar[Callable[[], None] | None] = ContextVar("nexus_tasks_before_write", default=None)
+_before_call: ContextVar[Callable[[bool], None] | None] = ContextVar("nexus_tasks_before_call", default=None)
 
 
 class _NoAddresses(logging.Filter):
@@ -50,16 +50,16 @@ def call_deadline(body_bytes: int = 0) -> float:
 
 
 @contextlib.contextmanager
-def before_each_write(check: Callable[[], None]) -> Iterator[None]:
-    """Have `check` called directly before the bytes of each changing call leave, inside this block.
+def before_each_call(check: Callable[[bool], None]) -> Iterator[None]:
+    """Have `check(writes)` called directly before the bytes of each call leave, inside this block.
 
-    For the worker: `check` raises when its lease is gone, and then nothing is sent.
+    For the worker: `check` raises when its lease is gone, or when the call must wait, and then nothing is sent.
     """
-    token = _before_write.set(check)
+    token = _before_call.set(check)
     try:
         yield
     finally:
-        _before_write.reset(token)
+        _before_call.reset(token)
 
 
 class ServiceSession:
@@ -107,9 +107,9 @@ class ServiceSession:
         except requests.RequestException as error:
             failure = broken_call(error, call, seconds=0, expired=False)
         else:
-            check = _before_write.get()
-            if writes and check is not None:
-                check()
+            check = _before_call.get()
+            if check is not None:
+                check(writes)
             with Deadline(call_deadline(_length(prepared.body))) as deadline:
                 for _ in range(MOST_REDIRECTS):
                     answer = self._send(prepared, call, deadline)

@@ -24,6 +24,7 @@ from nexus_tasks.exporters.base import ExportDestination
 
 ENTRY_POINT_GROUP = "nexus_tasks.destinations"
 DEFAULT_WINDOW = 16  # records on their way to one destination at once, over all workers
+LONGEST_INTERVAL = 60  # seconds between two calls; a lease is taken for about as long
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ def get_destination(name: str) -> ExportDestination | None:
 def window_of(destination: ExportDestination, windows: Mapping[str, int] = MappingProxyType({})) -> int:
     """How many records may be on their way to it at once, over all workers; `windows` (a setting) comes first."""
     return int(windows.get(destination.name, getattr(destination, "window", DEFAULT_WINDOW)))
+
+
+def interval_of(destination: ExportDestination, intervals: Mapping[str, float] = MappingProxyType({})) -> float:
+    """The least seconds from one call to the next, over all workers; `intervals` (a setting) comes first."""
+    return float(intervals.get(destination.name, getattr(destination, "interval", 0)))
 
 
 def discover(plugin_folders: Sequence[Path]) -> Registry:
@@ -182,3 +188,5 @@ def _refuse_unfit(destination: Any, found: Collection[str]) -> None:
         raise _UnfitError(f"there is a destination named {destination.name!r} already")
     if window_of(destination) < 1:
         raise _UnfitError("its window must be at least 1")
+    if not 0 <= interval_of(destination) <= LONGEST_INTERVAL:
+        raise _UnfitError(f"its interval must be from 0 to {LONGEST_INTERVAL} seconds")

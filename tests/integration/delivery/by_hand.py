@@ -50,6 +50,7 @@ class Fake:
     requires: tuple[str, ...] = ()
     updates: bool = True
     window: int = 16
+    interval: float = 0
     answer: Callable[[ExportContext], Any] | None = None
     valid: Callable[[], tuple[bool, str | None]] = lambda: (True, None)
     contexts: list[ExportContext] = field(default_factory=list)
@@ -235,6 +236,10 @@ def finish(deployment: Deployment, this: Try, outcome: Outcome) -> Finished:
 
 def set_aside(deployment: Deployment, this: Try, error: TransientError, countdown: float = 8) -> None:
     attempt.set_aside(deployment.engine, this, deployment.settings, error, countdown)
+
+
+def give_back(deployment: Deployment, this: Try, seconds: float) -> None:
+    attempt.give_back(deployment.engine, this, deployment.settings, seconds)
 
 
 def go_on(deployment: Deployment, this: Try) -> Finished:

@@ -15,7 +15,7 @@ import pytest
 from nexus_tasks import __version__
 from nexus_tasks.exporters import http
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
-from nexus_tasks.exporters.http import ServiceSession, before_each_write, call_deadline, open_session
+from nexus_tasks.exporters.http import ServiceSession, before_each_call, call_deadline, open_session
 from nexus_tasks.exporters.http_failures import Service, refusal
 from tests.requirements import require_program
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
@@ -267,13 +267,23 @@ def test_a_signed_address_is_in_no_message_and_no_log(
     assert "sig=" not in caplog.text
 
 
-def test_the_lease_is_checked_before_each_write(server: FakeServer, session: ServiceSession) -> None:
+def test_a_call_is_made_only_after_its_check(server: FakeServer, session: ServiceSession) -> None:
+    server.reply(200)
+    checked: list[bool] = []
+    with before_each_call(checked.append):
+        session.call("GET", "a")
+        session.call("POST", "a")
+    assert checked == [False, True]
+
+
+def test_a_check_can_stop_writing_calls(server: FakeServer, session: ServiceSession) -> None:
     server.reply(200)
 
-    def gone() -> None:
-        raise PermanentError("the lease is gone")
+    def gone(writes: bool) -> None:
+        if writes:
+            raise PermanentError("the lease is gone")
 
-    with before_each_write(gone):
+    with before_each_call(gone):
         session.call("GET", "a")
         with pytest.raises(PermanentError):
             session.call("POST", "a")

@@ -6,13 +6,23 @@ import typer
 from rich.markup import escape
 
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
-from nexus_tasks.cli.output import CommandError, Json, coloured, console, errors, print_json, sessions_table
+from nexus_tasks.cli.output import (
+    CommandError,
+    Json,
+    coloured,
+    console,
+    errors,
+    print_json,
+    print_warnings,
+    sessions_table,
+)
 from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.logs import write_log_files
+from nexus_tasks.monitoring.wellbeing import unwell
 from nexus_tasks.states import SessionStatus
 
 
@@ -50,6 +60,8 @@ def build(
         print_json([{**found[item.session_identifier], "problem": item.problem} for item in outcomes])
     elif not outcomes:
         console.print("There is nothing to build.")
+    if outcomes:
+        print_warnings(unwell(deployment))
     if not holds:
         raise typer.Exit(1)
 

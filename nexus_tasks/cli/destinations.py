@@ -1,6 +1,8 @@
-"""`nexus-tasks destinations`: which ones there are and how they are; stop, start and backfill one."""
+"""`nexus-tasks destinations`: which ones there are and how they are; check, stop, start and backfill one."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -8,46 +10,51 @@ from rich.markup import escape
 from rich.table import Table
 
 from nexus_tasks.cli.output import Json, console, errors, print_json
-from nexus_tasks.db import deliveries
-from nexus_tasks.db import destinations as rows
-from nexus_tasks.db.engine import DatabaseError, transaction
+from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery import operate
+from nexus_tasks.delivery.turns import Turns
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.base import ExportDestination
+from nexus_tasks.exporters.checkup import Finding, check_up
+from nexus_tasks.exporters.http import before_each_call
+from nexus_tasks.exporters.registry import interval_of
+from nexus_tasks.monitoring.wellbeing import wellbeing
 
-cli = typer.Typer(invoke_without_command=True, help="Show the destinations; stop, start or backfill one.")
+cli = typer.Typer(invoke_without_command=True, help="Show the destinations; check, stop, start or backfill one.")
+
+MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
 
 
 @cli.callback()
-def show(context: typer.Context, *, json: Json = False) -> None:
-    """Show every destination with ✓ or ✗ and the reason; fails when one that is enabled is not valid."""
+def show(
+    context: typer.Context,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask each enabled destination whether it would take a record.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show every destination with ✓ or ✗ and the reason; fails when one that is enabled is not as it should be."""
     if context.invoked_subcommand is not None:
         return
     deployment = Deployment.current()
     health, database_problem = _health(deployment)
-    found = [
-        {
-            "destination": destination.name,
-            "priority": destination.priority,
-            "enabled": destination.enabled,
-            "valid": (checked := destination.validate_config())[0],
-            "reason": checked[1],
-            "health": health.get(destination.name, ""),
-        }
-        for destination in deployment.registry.destinations
-    ]
+    found = [_document(destination, health) for destination in deployment.registry.destinations]
+    findings = dict(_findings(deployment, paced=not database_problem)) if check else {}
     problems = [str(problem) for problem in deployment.registry.problems]
     if json:
+        for row in found:
+            if check:
+                row["checks"] = [vars(finding) for finding in findings.get(row["destination"], [])]
         print_json({"destinations": found, "problems": problems})
     else:
-        table = Table("destination", "priority", "enabled", "settings", "health", box=box.SIMPLE_HEAD, pad_edge=False)
-        for row in found:
-            mark = "[green]✓[/]" if row["valid"] else f"[red]✗[/] {escape(str(row['reason']))}"
-            enabled = "yes" if row["enabled"] else "no"
-            table.add_row(str(row["destination"]), str(row["priority"]), enabled, mark, escape(str(row["health"])))
-        console.print(table)
+        console.print(_checks_table(findings) if check else _table(found))
+        if check and not findings:
+            console.print("No destination is enabled: `nexus-tasks destinations` says what each one needs.")
         for problem in [*problems, *database_problem]:
             errors.print(problem, style="red", markup=False, soft_wrap=True)
-    if problems or any(row["enabled"] and not row["valid"] for row in found):
+    failed = any(finding.ok is False for each in findings.values() for finding in each)
+    if problems or failed or any(row["enabled"] and not row["valid"] for row in found):
         raise typer.Exit(1)
 
 
@@ -72,22 +79,58 @@ def backfill(destination: str) -> None:
     console.print(f"{count} records go to {escape(destination)}.")
 
 
+def _document(destination: ExportDestination, health: Mapping[str, str]) -> dict[str, Any]:
+    valid, reason = destination.validate_config()
+    return {
+        "destination": destination.name,
+        "priority": destination.priority,
+        "enabled": destination.enabled,
+        "valid": valid,
+        "reason": reason,
+        "health": health.get(destination.name, ""),
+    }
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table("destination", "priority", "enabled", "settings", "health", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in found:
+        mark = MARKS[True] if row["valid"] else f"{MARKS[False]} {escape(str(row['reason']))}"
+        enabled = "yes" if row["enabled"] else "no"
+        table.add_row(row["destination"], str(row["priority"]), enabled, mark, escape(row["health"]))
+    return table
+
+
+def _findings(deployment: Deployment, *, paced: bool) -> Iterator[tuple[str, list[Finding]]]:
+    """What each enabled destination says; without a database there are no turns to take."""
+    for destination in deployment.registry.enabled:
+        with _pace(deployment, destination) if paced else nullcontext():
+            yield destination.name, list(check_up(destination))
+
+
+def _pace(deployment: Deployment, destination: ExportDestination) -> AbstractContextManager[None]:
+    """The calls of a check keep the destination's interval, beside those of the workers."""
+    interval = interval_of(destination, deployment.settings.NX_INTERVALS)
+    turns = Turns(deployment.engine, destination.name, interval, stays=True)
+    return before_each_call(lambda _: turns.take())
+
+
+def _checks_table(findings: Mapping[str, list[Finding]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("destination", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("")
+    table.add_column("what was found, or what to do", overflow="fold")
+    for name, found in findings.items():
+        for position, finding in enumerate(found):
+            shown = name if position == 0 else ""
+            table.add_row(shown, escape(finding.name), MARKS[finding.ok], escape(finding.message))
+        table.add_section()
+    return table
+
+
 def _health(deployment: Deployment) -> tuple[dict[str, str], list[str]]:
     """How each destination is, as far as the database can tell."""
     try:
-        with transaction(deployment.engine) as connection:
-            now = deliveries.clock(connection)
-            found = rows.all_rows(connection)
+        return wellbeing(deployment.engine), []
     except DatabaseError as error:
         return {}, [str(error)]
-    told: dict[str, Any] = {}
-    for row in found:
-        state = f"{row.open_attempts} of {row.window} under way"
-        if row.health.held:
-            state = "paused by an operator"
-        elif row.health.wants_probe(now):
-            state = f"being tried again: {row.health.reason}"
-        elif row.health.not_before is not None:
-            state = f"paused until {row.health.not_before.astimezone():%H:%M:%S}: {row.health.reason}"
-        told[row.name] = state
-    return told, []

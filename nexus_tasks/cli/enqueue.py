@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from nexus_tasks.builder import record_xml, schema
 from nexus_tasks.builder.foreign_previews import with_previews
-from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, sessions_table
+from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, print_warnings, sessions_table
 from nexus_tasks.cli.sessions import moment
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
@@ -18,6 +18,7 @@ from nexus_tasks.delivery.enqueue import RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import view
+from nexus_tasks.monitoring.wellbeing import unwell
 from nexus_tasks.states import SessionStatus
 
 
@@ -61,6 +62,7 @@ def enqueue(
         console.print(sessions_table(views))
     else:
         console.print(f"Session {escape(session)} goes to {', '.join(handed_over.destinations) or 'no destination'}.")
+    print_warnings(unwell(deployment))
     problem = handed_over.broker_problem
     if not views[0].deliveries:
         problem = (

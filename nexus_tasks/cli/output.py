@@ -1,7 +1,7 @@
 """How the commands speak: tables and sentences for people, one JSON document for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from typing import Annotated, Any
@@ -42,6 +42,12 @@ class CommandError(Exception):
 def print_json(document: Any) -> None:
     """Print the one document of a `--json` command."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))  # noqa: T201 - what was asked for
+
+
+def print_warnings(sentences: Iterable[str]) -> None:
+    """Say what an operator should look at, on standard error, so that `--json` stays one document."""
+    for sentence in sentences:
+        errors.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
 
 def coloured(state: str) -> str:

@@ -93,7 +93,20 @@ def take_turn(connection: Connection, name: str, interval: float) -> float:
     if taken.one_or_none() is not None:
         return 0.0
     left = select(func.extract("epoch", next_call_at - func.clock_timestamp())).where(Destination.name == name)
-    return max(LEAST_WAIT_S, float(connection.execute(left).scalar() or 0))
+    seconds = connection.execute(left).scalar()
+    return 0.0 if seconds is None else max(LEAST_WAIT_S, float(seconds))  # no row: no record was ever sent to it
+
+
+def queue_up(connection: Connection, name: str, interval: float) -> float:
+    """The seconds until it is the turn of one more that waits, behind all who wait already."""
+    behind = func.greatest(Destination.last_call_at, Destination.last_turn_at) + literal(timedelta(seconds=interval))
+    given = connection.execute(
+        update(Destination)
+        .where(Destination.name == name)
+        .values(last_turn_at=func.greatest(behind, func.clock_timestamp()))
+        .returning(func.extract("epoch", Destination.last_turn_at - func.clock_timestamp()))
+    )
+    return float(given.scalar_one())
 
 
 def lock_remote(connection: Connection, name: str) -> dict[str, dict[str, Any]]:

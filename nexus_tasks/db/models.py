@@ -237,6 +237,7 @@ class Destination(Base):
     reason: Mapped[str | None]
     well_since: Mapped[datetime | None]  # when the probe began that ended the last pause
     last_call_at: Mapped[datetime | None]  # of a destination whose calls keep an interval
+    last_turn_at: Mapped[datetime | None]  # when the last of those that wait is to come again
     remote: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}"
     )  # as a delivery's: what records share over there

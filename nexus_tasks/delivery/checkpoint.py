@@ -99,6 +99,14 @@ class DestinationLedger:
         destinations.set_remote(connection, self.destination, step, known)
 
 
+class _OtherWorkerError(Exception):
+    """Another worker has begun to create the same object, a moment ago."""
+
+    def __init__(self, remaining: timedelta) -> None:
+        super().__init__(remaining)
+        self.remaining = remaining
+
+
 class LedgerCheckpoint:
     """The checkpoint that a worker hands to a plugin; see `exporters.base.Checkpoint`. Durations in seconds.
 
@@ -144,10 +152,16 @@ class LedgerCheckpoint:
 
         That is `NotYetResolvableError`, `LeaseLostError` and `NotYourTurnError`.
         """
-        stayed = self._turns.stays
-        identifier = self._create(step, call, find, content, seconds)
-        self._turns.stays = stayed  # whatever was asked for this: it is remembered, and need not be asked again
-        return identifier
+        stayed, give_up_at = self._turns.stays, time.monotonic() + self._patience
+        while True:
+            try:
+                identifier = self._create(step, call, find, content, seconds, give_up_at)
+            except _OtherWorkerError as error:
+                if time.monotonic() >= give_up_at:
+                    raise NotYetResolvableError(error.remaining) from None
+                continue
+            self._turns.stays = stayed  # whatever was asked for this: it is remembered, and need not be asked again
+            return identifier
 
     def _create(
         self,
@@ -156,8 +170,9 @@ class LedgerCheckpoint:
         find: Callable[[], str | None] | None,
         content: str | None,
         seconds: float | None,
+        give_up_at: float,
     ) -> str:
-        known, look_up_first, now = self._wait_for_others(step)
+        known, look_up_first, now = self._wait_for_others(step, give_up_at)
         if known.get("id") is not None:
             return str(known["id"])
         if (UNRESOLVED_UNTIL in known or look_up_first) and find is not None:
@@ -167,6 +182,7 @@ class LedgerCheckpoint:
         remaining = unresolved_for({step: known}, now)
         if remaining:
             raise NotYetResolvableError(remaining)
+        self._turns.take_ahead()
         there = self._intend(step, content, seconds)
         if there is not None:
             return there
@@ -177,8 +193,7 @@ class LedgerCheckpoint:
             raise
         return self._store(step, identifier, content)
 
-    def _wait_for_others(self, step: str) -> tuple[dict[str, Any], bool, datetime]:
-        give_up_at = time.monotonic() + self._patience
+    def _wait_for_others(self, step: str, give_up_at: float) -> tuple[dict[str, Any], bool, datetime]:
         while True:
             known, look_up_first, now = self._look(step)
             if UNRESOLVED_UNTIL not in known or time.monotonic() >= give_up_at:
@@ -194,7 +209,7 @@ class LedgerCheckpoint:
             if known.get("id") is not None:
                 return str(known["id"])
             if (remaining := unresolved_for({step: known}, now)) is not None and remaining > timedelta():
-                raise NotYetResolvableError(remaining)  # another worker has just begun
+                raise _OtherWorkerError(remaining)
             until = now + timedelta(seconds=(seconds or self._lease.call_deadline) + self._grace)
             self._ledger.write(connection, step, {"content": content, UNRESOLVED_UNTIL: until.isoformat()})
         return None

@@ -14,6 +14,7 @@ from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import transaction
 
 SLACK_S = 0.1  # added to every interval: so long may the bytes of a call take to leave after its turn was taken
+SHORT_WAIT_S = 0.2  # is waited for at once: it takes Celery about as long to bring a message again
 
 
 class NotYourTurnError(Exception):
@@ -31,22 +32,38 @@ class Turns:
     engine: Engine
     destination: str
     interval: float
-    stays: bool = field(default=False)  # a call was made that the checkpoint does not remember
+    stays: bool = False  # a call was made that the checkpoint does not remember
+    _taken_at: float | None = field(default=None, init=False)  # a turn in hand, on the monotonic clock
 
     def take(self) -> None:
         """Return when the next call may be made; raises `NotYourTurnError` when a later try is to make it."""
         if self.interval <= 0:
             return
-        while (seconds := self._seconds_left()) > 0:
-            if not self.stays:
-                raise NotYourTurnError(seconds)
-            time.sleep(seconds)
+        taken_at, self._taken_at = self._taken_at, None
+        if not self._is_fresh(taken_at):
+            self._wait()
         self.stays = True
 
-    def _seconds_left(self) -> float:
-        asked_at = time.monotonic()
-        with transaction(self.engine) as connection:
-            left = destinations.take_turn(connection, self.destination, self.interval + SLACK_S)
-        if left <= 0 and time.monotonic() - asked_at > SLACK_S:
-            return self.interval  # the database was slow: this turn is over before it could be used
-        return left
+    def take_ahead(self) -> None:
+        """Take the turn of a call that follows at once, before anything is committed for it; raises as `take`."""
+        if self.interval > 0 and not self._is_fresh(self._taken_at):
+            self._taken_at = self._wait()
+
+    def _wait(self) -> float:
+        """When the turn was taken, on the monotonic clock."""
+        every = self.interval + SLACK_S
+        while True:
+            taken_at = time.monotonic()
+            with transaction(self.engine) as connection:
+                seconds = destinations.take_turn(connection, self.destination, every)
+                if seconds > SHORT_WAIT_S and not self.stays:
+                    seconds = destinations.queue_up(connection, self.destination, every)
+            if seconds <= 0 and self._is_fresh(taken_at):
+                return taken_at
+            if seconds > SHORT_WAIT_S and not self.stays:
+                raise NotYourTurnError(seconds)
+            time.sleep(seconds)
+
+    def _is_fresh(self, taken_at: float | None) -> bool:
+        """Whether a turn can still be used, and the next one will not come too early after it."""
+        return taken_at is not None and time.monotonic() - taken_at <= SLACK_S

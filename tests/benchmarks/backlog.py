@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +17,12 @@ import psutil
 import redis
 from sqlalchemy import text
 
-from nexus_tasks.db import migrate
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.enqueue import export_records
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.sandbox import celery_processes
-from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
-from nexus_tasks.sandbox.sandbox import Sandbox
+from nexus_tasks.sandbox.processes import ManagedProcess
 from nexus_tasks.sandbox.services import client
+from tests.benchmarks.running import running
 from tests.chaos.records import records
 
 NOTEBOOKS = ("elabftw", "labarchives")
@@ -53,27 +50,11 @@ class Figures:
 
 def measure(folder: Path, count: int, *, with_cdcs: bool) -> Figures:
     """Hand over `count` records with CDCS away, or disabled, and watch until both notebooks hold them all."""
-    sandbox = Sandbox.fresh(folder)
-    with ExitStack() as running:
-        running.enter_context(Lifeline(sandbox.folder))
-        running.callback(sandbox.stop)
-        sandbox.start()
-        migrate.upgrade(sandbox.postgres.url)
-        environment = sandbox.environment()
-        cdcs_url = environment["NX_CDCS_URL"]
+    settings = {} if with_cdcs else {"NX_CDCS_URL": "", "NX_CDCS_TOKEN": ""}
+    with running(folder, settings, workers=WORKERS, concurrency=CONCURRENCY) as this:
         if with_cdcs:
-            client.set_faults(cdcs_url, [AWAY])
-        else:
-            environment |= {"NX_CDCS_URL": "", "NX_CDCS_TOKEN": ""}
-        workers = [
-            celery_processes.worker(sandbox.folder, environment, name=f"worker{number}", concurrency=CONCURRENCY)
-            for number in range(WORKERS)
-        ]
-        for process in (*workers, celery_processes.beat(sandbox.folder, environment)):
-            running.callback(process.stop)
-            process.start()
-        deployment = Deployment.enter(environment)
-        return _watch(deployment, workers, cdcs_url, count, with_cdcs=with_cdcs)
+            client.set_faults(this.addresses["cdcs"], [AWAY])
+        return _watch(this.deployment, this.workers, this.addresses["cdcs"], count, with_cdcs=with_cdcs)
 
 
 def _watch(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -54,8 +55,8 @@ def next_turn(deployment: Deployment) -> None:
     """Have the interval pass since the last call."""
     with transaction(deployment.engine) as connection:
         connection.execute(
-            text("UPDATE destination SET last_call_at = last_call_at - make_interval(secs => :by)"),
-            {"by": INTERVAL + SLACK_S},
+            text("UPDATE destination SET last_call_at = last_call_at - :by, last_turn_at = last_turn_at - :by"),
+            {"by": timedelta(seconds=INTERVAL + SLACK_S)},
         )
 
 
@@ -88,7 +89,7 @@ def test_a_call_that_has_to_wait_leaves_no_intent_behind(deploy: Deploy) -> None
     deployment = deploy(labarchives(depends_on=(), interval=INTERVAL, answer=three_objects([])))
     hand_over(deployment)
     put_off(deployment)
-    assert remote_of(deployment, "labarchives")["summary"] == {}
+    assert set(remote_of(deployment, "labarchives")) == {"page"}
 
 
 def test_a_try_that_waits_for_its_turn_gives_its_lease_back_and_its_run_stays_open(deploy: Deploy) -> None:
@@ -138,6 +139,15 @@ def test_the_setting_comes_before_what_the_plugin_says(deploy: Deploy) -> None:
     hand_over(deployment)
     perform(deployment, begun(deployment, "labarchives"))
     assert len(calls) == 3
+
+
+def test_those_that_wait_are_told_to_come_one_after_the_other(deploy: Deploy) -> None:
+    deployment = deploy(labarchives(depends_on=()))
+    hand_over(deployment)
+    with transaction(deployment.engine) as connection:
+        destinations.take_turn(connection, "labarchives", INTERVAL)
+        waits = [destinations.queue_up(connection, "labarchives", INTERVAL) for _ in range(3)]
+    assert waits == [pytest.approx(number * INTERVAL, abs=1) for number in (1, 2, 3)]
 
 
 def test_of_many_that_ask_at_once_one_gets_the_turn(deploy: Deploy) -> None:

@@ -1,4 +1,4 @@
-"""When a destination was last called, for those whose calls keep an interval."""
+"""For destinations whose calls keep an interval: the moment of the last call, and how far its turns are given away."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,3 +12,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("destination", sa.Column("last_call_at", postgresql.TIMESTAMP(timezone=True), nullable=True))
+    op.add_column("destination", sa.Column("last_turn_at", postgresql.TIMESTAMP(timezone=True), nullable=True))

@@ -1,0 +1,48 @@
+"""How the destinations are, in words, from their rows: `destinations`, `build` and `enqueue` say it."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from nexus_tasks.db import deliveries
+from nexus_tasks.db import destinations as rows
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.rows import DestinationRow
+from nexus_tasks.deployment import Deployment
+
+
+def wellbeing(engine: Engine) -> dict[str, str]:
+    """A few words for each destination that a record was ever sent to. Raises `DatabaseError`."""
+    return {row.name: _in_words(row, now) for row, now in _found(engine)}
+
+
+def unwell(deployment: Deployment) -> list[str]:
+    """One sentence for each enabled destination that takes nothing now; what is due to it waits. Raises as above."""
+    sentences = []
+    for destination in deployment.registry.enabled:
+        valid, problem = destination.validate_config()
+        if not valid:
+            sentences.append(f"{destination.name} takes no records: {problem}")
+    enabled = {destination.name for destination in deployment.registry.enabled}
+    sentences += [
+        f"{row.name} takes no records, they wait for it: {_in_words(row, now)}"
+        for row, now in _found(deployment.engine)
+        if row.name in enabled and not row.health.well
+    ]
+    return sentences
+
+
+def _found(engine: Engine) -> list[tuple[DestinationRow, datetime]]:
+    with transaction(engine) as connection:
+        now = deliveries.clock(connection)
+        return [(row, now) for row in rows.all_rows(connection)]
+
+
+def _in_words(row: DestinationRow, now: datetime) -> str:
+    if row.health.held:
+        return "paused by an operator"
+    if row.health.wants_probe(now):
+        return f"being tried again: {row.health.reason}"
+    if row.health.not_before is not None:
+        return f"paused until {row.health.not_before.astimezone():%H:%M:%S}: {row.health.reason}"
+    return f"{row.open_attempts} of {row.window} under way"

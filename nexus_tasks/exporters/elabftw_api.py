@@ -1,4 +1,4 @@
-"""The calls of eLabFTW's REST interface v2 that an export makes; used by `destinations/elabftw.py`.
+"""The calls of eLabFTW's REST interface v2 that an export or a check makes; used by `destinations/elabftw.py`.
 
 Each returns what the answer names, or raises what the refusal means. eLabFTW answers 401 both for a bad key and for an
 experiment that is locked or belongs to others: a call that has nothing to do with the experiment tells which.
@@ -7,7 +7,7 @@ experiment that is locked or belongs to others: a call that has nothing to do wi
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
@@ -18,7 +18,11 @@ from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_
 SESSION_FIELD = "Session ID"  # the extra field by which an experiment is found
 PAGE = 50  # experiments in one answer; without a limit there are 15
 MOST_PAGES = 40
+LONGEST_SEARCH = 100  # characters of an identifier in a search: an address of more than 8 kB is refused on the way
+OLDEST = 50000  # elabftw_version_int of the oldest release that this is written for
 NORMAL = 1  # the state of what is neither archived (2) nor deleted (3)
+
+_Json = TypeVar("_Json", dict[str, Any], list[Any])
 
 _SERVICE = Service("eLabFTW", "NX_ELABFTW_URL", "NX_ELABFTW_API_KEY and the rights of its user")
 # In a search `%` is any text. It stands for what could end the quotes or is escaped by one side only.
@@ -39,10 +43,19 @@ class Upload:
     sha256: str | None  # None for very large files
 
 
+@dataclass(frozen=True)
+class User:
+    """Whose key it is, in which team."""
+
+    name: str
+    team: str
+
+
 class ELabFTWApi:
-    """Calls to one eLabFTW with one key; made for one export."""
+    """Calls to one eLabFTW with one key; made for one export or one round of checks."""
 
     def __init__(self, url: str, key: str) -> None:
+        self._key_id = key.partition("-")[0]
         self._session = open_session(_SERVICE, url, headers={"Authorization": key}, secrets=(key,))
 
     def version(self) -> int | None:
@@ -52,18 +65,66 @@ class ELabFTWApi:
             raise wrong_address(answer)
         if answer.status != 200:
             raise refusal(answer)
-        info = answer.json()
-        found = str(info.get("elabftw_version_int", "")) if isinstance(info, dict) else ""
-        return int(found) if found.isdecimal() else None
+        return _version_in(answer)
+
+    def info(self) -> Answer:
+        """The answer of a server that is an eLabFTW, whether it lets us in or not, and is not too old."""
+        answer = self._session.call("GET", "api/v2/info")
+        if answer.status == 404 or (answer.status == 200 and not answer.is_json):
+            raise wrong_address(answer)
+        if not (answer.status in {401, 403} and answer.is_json):
+            if answer.status != 200:
+                raise refusal(answer)
+            version = _version_in(answer)
+            if version is None:
+                raise wrong_address(answer)
+            if version < OLDEST:
+                raise ConfigurationError(
+                    f"This eLabFTW is release {release_of(answer)}: nexus-tasks needs 5.0 or newer. Have it updated."
+                )
+        return answer
+
+    def user(self) -> User:
+        """Whose key it is; the team is "" where eLabFTW does not tell."""
+        told = self._read("api/v2/users/me", dict)
+        teams = told.get("teams")
+        named = {
+            str(team.get("id")): str(team.get("name"))
+            for team in (teams if isinstance(teams, list) else [])
+            if isinstance(team, dict)
+        }
+        return User(str(told.get("fullname") or f"user {told.get('userid')}"), named.get(str(told.get("team")), ""))
+
+    def titles(self, kind: str) -> dict[int, str]:
+        """What the key's team has of a kind, `experiments_categories` or `experiments_status`, by id."""
+        listed = self._read(f"api/v2/teams/current/{kind}", list)
+        return {int(each["id"]): str(each.get("title")) for each in listed if isinstance(each, dict) and "id" in each}
+
+    def may_write(self) -> bool | None:
+        """Whether the key may change anything; None where eLabFTW does not tell."""
+        for key in self._read("api/v2/apikeys", list):
+            if isinstance(key, dict) and str(key.get("id")) == self._key_id and "can_write" in key:
+                return bool(int(key["can_write"]))
+        return None
 
     def create(self, experiment: dict[str, Any]) -> str:
         """The id of a new experiment; raises `ExperimentRefusedError` for a 400."""
         answer = self._session.call("POST", "api/v2/experiments", json=experiment)
         if answer.status == 201:
             return _created_id(answer)
-        if answer.status == 400:
-            raise ExperimentRefusedError(str(refusal(answer)))
-        raise refusal(answer)
+        if (
+            answer.status >= 500
+            and "foreign key constraint" in answer.text
+            and {"category", "status"} & set(experiment)
+        ):
+            raise ConfigurationError(
+                "eLabFTW does not know the category or the status that it was given: check "
+                "NX_ELABFTW_EXPERIMENT_CATEGORY and NX_ELABFTW_EXPERIMENT_STATUS."
+            )
+        meaning = _meaning(answer)
+        if answer.status == 400 and isinstance(meaning, PermanentError):
+            raise ExperimentRefusedError(str(meaning))
+        raise meaning
 
     def with_session(self, session_identifier: str) -> list[dict[str, Any]]:
         """The experiments whose field `Session ID` is this one, character by character, the oldest first."""
@@ -110,19 +171,33 @@ class ELabFTWApi:
     def attach(
         self, experiment_id: str, name: str, content: bytes, comment: str, *, instead_of: str | None = None
     ) -> str:
-        """The id of a new file at an experiment; the one that it comes `instead_of` is archived."""
+        """The id of a new file at an experiment; the one that it comes `instead_of` is archived.
+
+        Replacing one that was deleted makes it anew, and one that was archived comes back: so it is looked at first,
+        which takes another call. A replacement loses its comment in eLabFTW.
+        """
+        if instead_of is not None and all(each.identifier != instead_of for each in self.uploads(experiment_id)):
+            raise GoneError(
+                f"The file that was attached to experiment {experiment_id} (upload {instead_of}) is not there any more "
+                "in eLabFTW: it was deleted or archived."
+            )
         path = f"api/v2/experiments/{experiment_id}/uploads" + (f"/{instead_of}" if instead_of else "")
         answer = self._session.call(
             "POST", path, files={"file": (name, content, "application/xml")}, data={"comment": comment}
         )
-        if answer.status == 404 and instead_of:
-            raise GoneError(
-                f"The file that was attached to experiment {experiment_id} (upload {instead_of}) is not in eLabFTW any "
-                "more (404): it, or the experiment, was deleted there."
-            )
         if answer.status != 201:
             raise self._refusal(answer, experiment_id)
         return _created_id(answer)
+
+    def _read(self, path: str, kind: type[_Json]) -> _Json:
+        """The JSON of a reading call that every user may make."""
+        answer = self._session.call("GET", path)
+        if answer.status != 200:
+            raise refusal(answer)
+        told = answer.json()
+        if not isinstance(told, kind):
+            raise TransientError(f"eLabFTW answered with something that was not expected ({answer.call}).")
+        return told
 
     def _search(self, kind: str, wanted: str) -> list[dict[str, Any]]:
         """All that the key's user can read and that a search finds, archived ones included, the oldest first."""
@@ -146,7 +221,7 @@ class ELabFTWApi:
         said = f" It says: {answer.message}" if answer.message else ""
         if answer.status in {404, 422}:
             return _gone(answer, experiment_id)
-        meaning = refusal(answer)
+        meaning = _meaning(answer)
         if (
             isinstance(meaning, ConfigurationError)
             and answer.status in {401, 403}
@@ -157,6 +232,12 @@ class ELabFTWApi:
                 f"somebody else's?{said}"
             )
         return meaning
+
+
+def release_of(answer: Answer) -> str:
+    """The release that an answer of `ELabFTWApi.info` names, "" when it came without the right key."""
+    told = answer.json()
+    return str(told.get("elabftw_version") or "") if isinstance(told, dict) else ""
 
 
 def metadata_of(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -184,8 +265,25 @@ def session_of(experiment: dict[str, Any]) -> str | None:
     return None if value is None else str(value)
 
 
+def _meaning(answer: Answer) -> ExportError:
+    """What a refusal means; that a key may only read is told in the words of a bad request."""
+    if answer.status == 400 and "read-only key" in answer.text:
+        return ConfigurationError(
+            "The key of eLabFTW may only read: make one that may write, and set NX_ELABFTW_API_KEY to it."
+        )
+    return refusal(answer)
+
+
+def _version_in(answer: Answer) -> int | None:
+    info = answer.json()
+    found = str(info.get("elabftw_version_int", "")) if isinstance(info, dict) else ""
+    return int(found) if found.isdecimal() else None
+
+
 def _searchable(text: str) -> str:
-    return _NOT_FOR_A_SEARCH.sub("%", text)
+    """As a search takes it, of a long text both ends; it finds more than `text`: what is found is compared again."""
+    half = LONGEST_SEARCH // 2
+    return _NOT_FOR_A_SEARCH.sub("%", text if len(text) <= LONGEST_SEARCH else f"{text[:half]}%{text[-half:]}")
 
 
 def _oldest_first(answer: Answer) -> list[dict[str, Any]]:

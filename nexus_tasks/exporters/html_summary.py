@@ -1,17 +1,26 @@
 """Renders a record as HTML for notebooks: the one place that does; called by the eLabFTW and LabArchives destinations.
 
-Everything that comes from a lab (identifiers, names, file names) is escaped. The page stays within a size in bytes: the
-details always stand, then files are listed, then previews fill what is left, as data URIs.
+Everything that comes from a lab (identifiers, names, file names) is escaped; the replacement character stands for what
+HTML cannot hold. The page stays within a size in bytes: the details always stand, then files are listed, then previews
+fill what is left, as data URIs.
 """
 
 import base64
+import html
+import re
 from dataclasses import dataclass
-from html import escape
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nexus_tasks.exporters.base import Activity, ExportContext
 
+# What neither HTML nor XML can hold: control characters but for white space, half pairs, and two that are none.
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_FIGURE = "display: inline-block; margin: 0 1em 1em 0; vertical-align: top"  # beside each other where there is room
+_PICTURE = "max-width: 100%; max-height: 24em"
+_DOCUMENT = "body { font-family: sans-serif; line-height: 1.4; margin: 2em; overflow-wrap: anywhere }"
+_MARKUP = 300  # bytes of a picture's markup, at most
 _RESERVE = 500  # bytes kept for the sentences that say what was left out
 _PICTURES = {
     ".png": "image/png",
@@ -33,7 +42,7 @@ class _Picture:
 
     @property
     def bytes_in_page(self) -> int:
-        return (self.size + 2) // 3 * 4 + 2 * len(escape(self.caption).encode()) + 150
+        return (self.size + 2) // 3 * 4 + 2 * _size(escape(self.caption)) + _MARKUP
 
 
 def cdcs_link(context: ExportContext) -> str | None:
@@ -41,7 +50,22 @@ def cdcs_link(context: ExportContext) -> str | None:
     result = context.get_result("cdcs")
     if result is None or not result.success or not result.record_url:
         return None
-    return result.record_url if urlsplit(result.record_url).scheme in {"http", "https"} else None
+    try:
+        scheme = urlsplit(result.record_url).scheme
+    except ValueError:
+        return None
+    return result.record_url if scheme in {"http", "https"} else None
+
+
+def moment(when: datetime) -> str:
+    """A time as people read it: in its own zone, with the difference from UTC, and the zone's name where it has one."""
+    zone = getattr(when.tzinfo, "key", None)
+    return when.isoformat(timespec="seconds") + (f" ({zone})" if zone else "")
+
+
+def escape(text: str) -> str:
+    """`text` as HTML that shows it and nothing else, in an element or in a quoted attribute."""
+    return html.escape(_UNWRITABLE.sub("\ufffd", text))
 
 
 def render_summary(
@@ -72,13 +96,14 @@ def render_note(context: ExportContext, record_sha256: str) -> str:
 def identifying_text(context: ExportContext) -> str:
     """The text that a summary of this session shows, and a summary of any other session does not."""
     (first, session), (following, _) = list(_facts(context).items())[:2]
-    return f"{first}: {session} {following}: "
+    return f"{first}: {_UNWRITABLE.sub(chr(0xFFFD), session)} {following}: "
 
 
 def whole_document(fragment: str, title: str) -> str:
     """`fragment` as a document of its own, for a file that a browser opens."""
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n</head>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{_DOCUMENT}</style>\n</head>\n"
         f"<body>\n{fragment}</body>\n</html>\n"
     )
 
@@ -88,8 +113,8 @@ def _facts(context: ExportContext) -> dict[str, str]:
         "Session ID": context.session_identifier,
         "Instrument": context.instrument_pid,
         "User": context.user,
-        "Start": context.dt_from.isoformat(timespec="seconds"),
-        "End": context.dt_to.isoformat(timespec="seconds"),
+        "Start": moment(context.dt_from),
+        "End": moment(context.dt_to),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -153,7 +178,7 @@ def _gallery(activities: list[Activity], budget: int) -> str:
         caption = escape(picture.caption)
         kind = _PICTURES[picture.path.suffix.lower()]
         page += (
-            f'<figure><img src="data:{kind};base64,{data}" alt="{caption}" style="max-width: 100%">'
+            f'<figure style="{_FIGURE}"><img src="data:{kind};base64,{data}" alt="{caption}" style="{_PICTURE}">'
             f"<figcaption>{caption}</figcaption></figure>\n"
         )
     if left_out:
@@ -180,8 +205,7 @@ def _pictures(activities: list[Activity]) -> tuple[list[_Picture], int]:
 
 
 def _shown(path: Path, root: Path | None) -> str:
-    shown = path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
-    return shown.encode("utf-8", errors="replace").decode("utf-8")
+    return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
 
 
 def _list(items: list[str]) -> str:

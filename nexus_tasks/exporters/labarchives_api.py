@@ -1,11 +1,12 @@
-"""The calls of LabArchives's ELN API that an export makes; used by `destinations/labarchives.py`.
+"""The calls of LabArchives's ELN API that are made for a record; used by the LabArchives destination and its checks.
 
 Each returns what the answer names, or raises what LabArchives's error codes mean. Inserting a node is a GET over there,
-and the same name twice makes two nodes.
+and the same name twice makes two nodes. What an answer says passes through `_without_signature` before it is repeated.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from lxml import etree
@@ -14,7 +15,7 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportError, Permanen
 from nexus_tasks.exporters.gone import GoneError
 from nexus_tasks.exporters.http import open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
-from nexus_tasks.exporters.labarchives_signature import signed
+from nexus_tasks.exporters.labarchives_signature import signed, without_signature
 
 ROOT = "0"  # the parent of a notebook's topmost folders
 SHORTEST_WAIT = 1.0  # seconds before a call is repeated, as its terms ask
@@ -33,6 +34,10 @@ _TO_MEND = {
     "4520": "check NX_LABARCHIVES_ACCESS_PASSWORD",
 }
 _TOO_BIG = "4521"
+_ROOTS = {"tree-tools", "entries", "users"}  # of answers that are no error: the classes of the calls
+_NOT_THERE = 404
+_TOO_BIG_FOR_THE_SERVER = 413
+_LONGEST_CODE = 8  # digits; LabArchives's have four
 _TIME_CAN_MEND = {"4533", "4999"}  # session timeout, internal error
 _PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
@@ -42,8 +47,20 @@ class Account:
     """The credentials of the calls: the key of the institution, and the user that they act as."""
 
     access_key_id: str
-    password: str
-    user_id: str
+    password: str = field(repr=False)
+    user_id: str = field(repr=False)
+
+
+class TooBigError(PermanentError):
+    """LabArchives does not take so much at once; nothing was stored."""
+
+
+@dataclass(frozen=True)
+class User:
+    """The user that the calls act as, and the names of the notebooks that are theirs or shared with them, by id."""
+
+    name: str
+    notebooks: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,7 @@ class Node:
     tree_id: str
     display_text: str
     is_page: bool
+    can_write: bool | None = None  # whether the user may change it; None where the answer does not tell
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,12 @@ class LabArchivesApi:
         """The folders and pages directly below `parent`."""
         tree = self._call("GET", "tree_tools/get_tree_level", {"nbid": notebook, "parent_tree_id": parent})
         return [
-            Node(_text(node, "tree-id"), _text(node, "display-text"), _text(node, "is-page") == "true")
+            Node(
+                _text(node, "tree-id"),
+                _text(node, "display-text"),
+                _text(node, "is-page").lower() == "true",
+                {"true": True, "false": False}.get(_text(node, "user-access/can-write").lower()),
+            )
             for node in tree.iter("level-node")
         ]
 
@@ -133,6 +156,33 @@ class LabArchivesApi:
             _checked_or_later(answer)  # the file itself is XML too, but of another kind
         return answer.body
 
+    def knock(self) -> Answer:
+        """The answer, be it a refusal, to a call that each LabArchives knows; raises when nothing of it answered."""
+        answer = self._answer("GET", "users/user_info_via_id", {})
+        tree = _parsed(answer)
+        if tree is not None and (_problem(tree) is not None or tree.tag in _ROOTS):
+            return answer
+        if answer.status in {200, _NOT_THERE}:
+            raise wrong_address(answer)
+        raise refusal(_without_signature(answer))
+
+    def user_info(self) -> User:
+        """The user that the calls act as."""
+        answer = self._answer("GET", "users/user_info_via_id", {})
+        tree = _checked_or_later(answer)
+        names = (_text(tree, "fullname"), f"{_text(tree, 'first-name')} {_text(tree, 'last-name')}".strip())
+        notebooks = {_text(notebook, "id"): _text(notebook, "name") for notebook in tree.iter("notebook")}
+        name = next((each for each in (*names, _text(tree, "email")) if each), "")
+        return User(plain_message(without_signature(name, answer.secrets)), notebooks)
+
+    def max_file_size(self) -> int:
+        """The bytes of the largest file that LabArchives takes."""
+        tree = self._call("GET", "users/max_file_size", {})
+        size = _text(tree, "max-file-size")
+        if not size.isdecimal():
+            raise TransientError("LabArchives did not say how large a file may be (GET users/max_file_size).")
+        return int(size)
+
     def update_entry(self, eid: str, content: str) -> None:
         """Put `content` (HTML) in the place of what a text entry shows; raises `GoneError` without that entry."""
         self._call("POST", "entries/update_entry", {"eid": eid}, form={"entry_data": content}, writes=True)
@@ -153,6 +203,8 @@ class LabArchivesApi:
         content: bytes | None = None,
     ) -> str:
         tree = self._call(method, path, parameters, form=form, content=content, writes=True)
+        for request in tree.findall("request"):
+            tree.remove(request)  # the answer may repeat what was asked, other objects' ids among it
         identifier = next((found.text.strip() for found in tree.iter(element) if found.text), "")
         if not identifier:
             raise TransientError(f"LabArchives answered without the id of what it made ({method} {path}).")
@@ -168,7 +220,12 @@ class LabArchivesApi:
         content: bytes | None = None,
         writes: bool = False,
     ) -> etree._Element:
-        return _checked_or_later(self._answer(method, path, parameters, form=form, content=content, writes=writes))
+        answer = self._answer(method, path, parameters, form=form, content=content, writes=writes)
+        try:
+            return _checked_or_later(answer)
+        except TooBigError as error:
+            sent = len(content if content is not None else "".join((form or {}).values()).encode())
+            raise TooBigError(f"{error} It has {sent / 1e6:,.1f} MB.") from None
 
     def _answer(
         self,
@@ -183,7 +240,7 @@ class LabArchivesApi:
         account = self._account
         signing = signed(account.access_key_id, path.rpartition("/")[2], int(time.time() * 1000), account.password)
         try:
-            return self._session.call(
+            answer = self._session.call(
                 method,
                 path,
                 params={**signing, "uid": account.user_id, **parameters},
@@ -193,6 +250,7 @@ class LabArchivesApi:
             )
         except TransientError as error:
             raise _later(error) from None
+        return replace(answer, secrets=(*answer.secrets, signing["sig"], signing["expires"]))
 
 
 def _later(error: TransientError) -> TransientError:
@@ -214,13 +272,22 @@ def _checked(answer: Answer) -> etree._Element:
     problem = None if tree is None else _problem(tree)
     if problem is not None:
         raise _meaning(answer, *problem)
-    if answer.status == 404:  # without an error code it is not LabArchives that speaks
+    if answer.status == _NOT_THERE:  # without an error code it is not LabArchives that speaks
         raise wrong_address(answer)
+    if answer.status == _TOO_BIG_FOR_THE_SERVER:
+        raise _too_big(f"LabArchives refused {answer.call} ({answer.status})")
     if answer.status != 200:
-        raise refusal(answer)
+        raise refusal(_without_signature(answer))
     if tree is None:
         raise TransientError(f"LabArchives answered with something that is not XML ({answer.call}).")
+    if tree.tag not in _ROOTS:  # a page that a proxy shows may be well-formed: it is no empty list
+        raise TransientError(f"LabArchives answered with XML that is not its own ({answer.call}).")
     return tree
+
+
+def _without_signature(answer: Answer) -> Answer:
+    """The answer as messages may repeat it: its words hold nothing that signs a call."""
+    return replace(answer, body=without_signature(answer.text, answer.secrets).encode("utf-8", errors="replace"))
 
 
 def _parsed(answer: Answer) -> etree._Element | None:
@@ -241,20 +308,28 @@ def _problem(tree: etree._Element) -> tuple[str, str] | None:
 
 
 def _meaning(answer: Answer, code: str, description: str) -> ExportError:
-    said = plain_message(description, answer.secrets).rstrip(".")
-    what = f"LabArchives refused {answer.call} ({' '.join(part for part in ('error', code) if part)})"
+    said = plain_message(without_signature(description, answer.secrets)).rstrip(".")
+    known_code = code if code.isdecimal() and len(code) <= _LONGEST_CODE else ""
+    what = f"LabArchives refused {answer.call} ({' '.join(part for part in ('error', known_code) if part)})"
     what += f", it says: {said}" if said else ""
     if code in _TO_MEND:
         return ConfigurationError(f"{what}. To mend it: {_TO_MEND[code]}.")
-    if code == _TOO_BIG:
-        return PermanentError(f"{what}. The file is larger than LabArchives takes.")
-    if answer.status == 404:
+    if code == _TOO_BIG or answer.status == _TOO_BIG_FOR_THE_SERVER:
+        return _too_big(what)
+    if answer.status == _NOT_THERE:
         return GoneError(f"{what}: it is not there (404).")
     if 400 <= answer.status < 500:  # its terms: such a call must not be repeated, whatever the code
-        return refusal(answer)
+        return refusal(replace(answer, body=f"{known_code} {said}".strip().encode()))
     if code in _TIME_CAN_MEND or answer.status != 200:
         return TransientError(f"{what}.", answer.retry_after)
     return PermanentError(f"{what}.")
+
+
+def _too_big(what: str) -> TooBigError:
+    return TooBigError(
+        f"{what}. What was sent is larger than LabArchives takes: "
+        "ask its administrators for a larger upload limit, then retry the record."
+    )
 
 
 def _text(element: etree._Element, child: str) -> str:

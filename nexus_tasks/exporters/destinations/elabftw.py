@@ -8,37 +8,33 @@ category and status are people's once they are set.
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import ExportContext, ExportResult
+from nexus_tasks.exporters.base import Check, ExportContext, ExportResult
 from nexus_tasks.exporters.elabftw_api import (
-    SESSION_FIELD,
     ELabFTWApi,
     ExperimentRefusedError,
     extra_fields_of,
     metadata_of,
     session_of,
 )
+from nexus_tasks.exporters.elabftw_checks import checks_of
+from nexus_tasks.exporters.elabftw_experiment import CDCS_FIELD, WantedExperiment
 from nexus_tasks.exporters.gone import advice_to_recreate
-from nexus_tasks.exporters.html_summary import cdcs_link, render_note, render_summary
+from nexus_tasks.exporters.html_summary import cdcs_link, render_note
 from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.record_file import read_record
 from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.steps import UNKNOWN, Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name
-from nexus_tasks.exporters.written_text import Marks, Visible, is_ours, packed, unpacked, visible, while_changing
+from nexus_tasks.exporters.written_text import is_ours, packed, unpacked, visible, while_changing
 
-LONGEST_BODY = 4_000_000  # bytes; eLabFTW refuses more than 4,120,000
 LONGEST_BODY_WITH_NOTE = 4_100_000  # bytes; people's own text may be as long as eLabFTW takes
-LONGEST_TITLE = 255  # characters
 WHOLE_POST_SINCE = 50200  # elabftw_version_int from which POST takes body and metadata
 UPLOAD_COMMENT = "NexusLIMS record (XML)"
-CDCS_FIELD = "CDCS URL"
 
 _NEEDED = ("NX_ELABFTW_URL", "NX_ELABFTW_API_KEY")
 _FORM_BYTES = 2_000  # what a form adds to the file in it, at most
@@ -72,10 +68,15 @@ class ELabFTWDestination:
         with advice_to_recreate(context, self.name):
             return self._export(context)
 
+    def checks(self) -> Sequence[Check]:
+        """See `ExportDestination`."""
+        return checks_of(ELabFTWApi(value_of("NX_ELABFTW_URL"), value_of("NX_ELABFTW_API_KEY")))
+
     def _export(self, context: ExportContext) -> ExportResult:
         url = value_of("NX_ELABFTW_URL")
         api = ELabFTWApi(url, value_of("NX_ELABFTW_API_KEY"))
-        xml, wanted = read_record(context), _Wanted(context)
+        xml, wanted = read_record(context), WantedExperiment(context)
+        wanted.check()
         steps = Steps(context.checkpoint, "experiment")
         held = self._experiment(api, steps, wanted, url)
         if not held.created:
@@ -89,7 +90,7 @@ class ELabFTWDestination:
             metadata={"done": steps.done, "upload_id": upload_id, "cdcs_url": cdcs_link(context)},
         )
 
-    def _experiment(self, api: ELabFTWApi, steps: Steps, wanted: "_Wanted", url: str) -> Held:
+    def _experiment(self, api: ELabFTWApi, steps: Steps, wanted: WantedExperiment, url: str) -> Held:
         """The experiment as it stands over there, made if it has to be."""
         known = steps.checkpoint.get("experiment")
         takes_all = known is not None or self._version(api, url) >= WHOLE_POST_SINCE
@@ -119,82 +120,7 @@ class ELabFTWDestination:
         return int(version)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What eLabFTW shall hold of a record, but for the file."""
-
-    context: ExportContext
-
-    @cached_property
-    def body(self) -> str:
-        return _body(self.context)
-
-    @cached_property
-    def visible(self) -> Visible:
-        return visible(self.body)
-
-    @cached_property
-    def visible_without_link(self) -> Visible:
-        """As the summary was while CDCS did not hold the record."""
-        return visible(_body(replace(self.context, previous_results={})))
-
-    @cached_property
-    def fields(self) -> dict[str, dict[str, Any]]:
-        return _extra_fields(self.context)
-
-    @cached_property
-    def marks(self) -> Marks:
-        fields = fingerprint(json.dumps(self.fields, sort_keys=True))
-        return {"fields": fields, "body": fingerprint(self.body), "text": self.visible.mark}
-
-    @cached_property
-    def experiment(self) -> dict[str, Any]:
-        """What a POST sends."""
-        settings, context = get_settings(), self.context
-        title = " ".join(f"NexusLIMS Experiment - {context.session_identifier}".split())
-        experiment: dict[str, Any] = {
-            "title": title[:LONGEST_TITLE],
-            "body": self.body,
-            "tags": _tags("NexusLIMS", context.instrument_pid, context.user),
-            "metadata": {"extra_fields": self.fields},
-        }
-        if settings.NX_ELABFTW_EXPERIMENT_CATEGORY is not None:
-            experiment["category"] = settings.NX_ELABFTW_EXPERIMENT_CATEGORY
-        if settings.NX_ELABFTW_EXPERIMENT_STATUS is not None:
-            experiment["status"] = settings.NX_ELABFTW_EXPERIMENT_STATUS
-        return experiment
-
-
-def _body(context: ExportContext) -> str:
-    return render_summary(context, max_bytes=LONGEST_BODY, files_root=get_settings().NX_INSTRUMENT_DATA_PATH)
-
-
-def _tags(*names: str | None) -> list[str]:
-    """Tags that eLabFTW takes: a refused one would leave half an experiment behind, and `|` parts them on reading."""
-    tags = [" ".join((name or "").replace("|", " ").split())[:LONGEST_TITLE] for name in names]
-    return list(dict.fromkeys(tag for tag in tags if tag))
-
-
-def _extra_fields(context: ExportContext) -> dict[str, dict[str, Any]]:
-    values = [
-        (SESSION_FIELD, "text", context.session_identifier, ""),
-        ("Instrument", "text", context.instrument_pid, ""),
-        ("User", "text", context.user, ""),
-        # datetime-local knows no zone: the description says it
-        ("Start", "datetime-local", f"{context.dt_from:%Y-%m-%dT%H:%M:%S}", context.dt_from.isoformat()),
-        ("End", "datetime-local", f"{context.dt_to:%Y-%m-%dT%H:%M:%S}", context.dt_to.isoformat()),
-        (CDCS_FIELD, "url", cdcs_link(context), ""),
-    ]
-    fields: dict[str, dict[str, Any]] = {}
-    for name, kind, value, description in values:
-        if value:
-            fields[name] = {"type": kind, "value": value, "position": len(fields) + 1}
-            if description:
-                fields[name]["description"] = description
-    return fields
-
-
-def _find_experiment(api: ELabFTWApi, wanted: _Wanted, *, by_title: bool) -> Found | None:
+def _find_experiment(api: ELabFTWApi, wanted: WantedExperiment, *, by_title: bool) -> Found | None:
     """The oldest experiment that carries the session's identifier in its field.
 
     `by_title`: before 5.2 an experiment has no fields until its PATCH, so one without any is known by its title, if
@@ -215,7 +141,7 @@ def _find_experiment(api: ELabFTWApi, wanted: _Wanted, *, by_title: bool) -> Fou
     return Found(identifier, packed(wanted.marks) if current else None)
 
 
-def _bring_up_to_date(api: ELabFTWApi, steps: Steps, held: Held, wanted: _Wanted, record_sha256: str) -> None:
+def _bring_up_to_date(api: ELabFTWApi, steps: Steps, held: Held, wanted: WantedExperiment, record_sha256: str) -> None:
     known = unpacked(held.content)
     changed = {name for name in ("fields", "body") if known.get(name) != wanted.marks[name]}
     if not changed:
@@ -264,9 +190,10 @@ def _attach(api: ELabFTWApi, steps: Steps, experiment_id: str, name: str, xml: b
 
     Replacing one makes another: the steps are a chain, each named after the upload that it replaces.
     """
-    sha256, seconds = fingerprint(xml), call_deadline(len(xml) + _FORM_BYTES)
+    sha256 = fingerprint(xml)
 
     def ensure(step: str, older: str | None) -> Held:
+        seconds = call_deadline(len(xml) + _FORM_BYTES) + (0 if older is None else call_deadline())
         call: Callable[[], str] = partial(api.attach, experiment_id, name, xml, UPLOAD_COMMENT, instead_of=older)
         find = partial(_find_upload, api, experiment_id, name, sha256, older)
         return steps.ensure(step, call, find=find, content=sha256, seconds=seconds)
@@ -284,13 +211,18 @@ def _attach(api: ELabFTWApi, steps: Steps, experiment_id: str, name: str, xml: b
 
 
 def _find_upload(api: ELabFTWApi, experiment_id: str, name: str, sha256: str, older: str | None) -> Found | None:
-    """The oldest upload of the record that is newer than `older`: with this content, else with another one of ours."""
+    """The oldest upload of the record that is newer than `older`: with this content, else with another one of ours.
+
+    Ours has our comment. One that came instead of `older` has none, whatever was sent; then `older` is not there.
+    """
+    there = api.uploads(experiment_id)
+    if older is not None and any(upload.identifier == older for upload in there):
+        return None
     newer = [
-        upload
-        for upload in api.uploads(experiment_id)
-        if upload.name == name and (older is None or int(upload.identifier) > int(older))
+        upload for upload in there if upload.name == name and (older is None or int(upload.identifier) > int(older))
     ]
+    comments = {UPLOAD_COMMENT} if older is None else {UPLOAD_COMMENT, ""}
     same = [upload for upload in newer if upload.sha256 == sha256]
-    for upload in same or [upload for upload in newer if upload.comment == UPLOAD_COMMENT]:
+    for upload in same or [upload for upload in newer if upload.comment in comments]:
         return Found(upload.identifier, upload.sha256)
     return None

@@ -1,16 +1,26 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from lxml import html
 
-from nexus_tasks.exporters.base import ExportContext, PermanentError, TransientError
+from nexus_tasks.config import get_settings
+from nexus_tasks.exporters.base import Activity, ConfigurationError, ExportContext, PermanentError, TransientError
+from nexus_tasks.exporters.checkup import check_up
 from nexus_tasks.exporters.destinations.elabftw import ELabFTWDestination
-from nexus_tasks.exporters.http import before_each_write
+from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.title import attachment_name
+from nexus_tasks.exporters.written_text import visible, without_white_space
 from nexus_tasks.sandbox.services import StandIns
+from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY, Elabftw
+from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 from tests.integration.exporters.conftest import (
     FAULTS,
@@ -377,7 +387,7 @@ def test_of_several_experiments_of_the_session_the_oldest_is_adopted(
 
 def test_each_writing_call_is_checked_directly_before_it(elabftw: Destination, context: ExportContext) -> None:
     checks: list[int] = []
-    with before_each_write(lambda: checks.append(len(elabftw.writing_calls))):
+    with before_each_call(lambda writes: checks.append(len(elabftw.writing_calls)) if writes else None):
         elabftw.export(context)
         rebuild(context)
         elabftw.export(context)
@@ -410,3 +420,273 @@ def test_in_an_old_release_there_is_one_experiment_after_any_fault(
     old_release.server.calls.reset()
     old_release.export(context)
     assert old_release.calls == []
+
+
+# --- releases
+
+
+@pytest.mark.parametrize(
+    ("version", "calls"),
+    [
+        (50000, [CREATE, CHANGE, ATTACH]),
+        (50100, [CREATE, CHANGE, ATTACH]),
+        (50200, [CREATE, ATTACH]),
+        (50300, [CREATE, ATTACH]),
+    ],
+)
+def test_a_record_arrives_whole_in_every_release(
+    context: ExportContext, version: int, calls: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with StandIns.start(elabftw_version=version) as stand_ins:
+        use(stand_ins, monkeypatch, tmp_path)
+        elabftw = Destination(ELabFTWDestination(), stand_ins.elabftw)
+        elabftw.export(of_session(context, "before"))
+        elabftw.server.calls.reset()
+        elabftw.export(linked(context))
+        assert elabftw.calls == calls
+        experiment = the_experiment(elabftw, context)
+        assert experiment["title"] == f"NexusLIMS Experiment - {SESSION}"
+        assert experiment["tags"] == ["NexusLIMS", context.instrument_pid, context.user]
+        assert shows(experiment, context)
+        assert LINK in experiment["body"]
+        assert set(fields(experiment)) == {"Session ID", "Instrument", "User", "Start", "End", "CDCS URL"}
+        elabftw.server.calls.reset()
+        elabftw.export(linked(context))
+        assert elabftw.calls == []
+
+
+# --- checks
+
+
+def findings(elabftw: Destination) -> dict[str, tuple[bool | None, str]]:
+    return {finding.name: (finding.ok, finding.message) for finding in check_up(elabftw.plugin)}
+
+
+def configured(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    get_settings.cache_clear()
+
+
+def test_its_checks_say_what_they_found(elabftw: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured(monkeypatch, NX_ELABFTW_EXPERIMENT_CATEGORY=2, NX_ELABFTW_EXPERIMENT_STATUS=1)
+    found = findings(elabftw)
+    clock = found.pop("clock")
+    assert clock[0]
+    assert clock[1].endswith(" s apart")
+    assert found == {
+        "settings": (True, "complete"),
+        "reachable": (True, "release 5.3.11"),
+        "authentication": (True, "as Sandbox User, team Sandbox team"),
+        "category": (True, "2 (Spectroscopy)"),
+        "status": (True, "1 (Running)"),
+        "rights": (True, "the key may write"),
+    }
+    assert elabftw.writing_calls == []
+    assert elabftw.objects == []
+
+
+def test_a_category_and_a_status_that_are_not_set_are_not_checked(elabftw: Destination) -> None:
+    assert list(findings(elabftw)) == ["settings", "reachable", "authentication", "rights", "clock"]
+
+
+def test_a_wrong_key_fails_the_checks_before_what_needs_it(
+    elabftw: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(monkeypatch, NX_ELABFTW_API_KEY="7-wrong", NX_ELABFTW_EXPERIMENT_CATEGORY=2)
+    found = findings(elabftw)
+    assert found["reachable"] == (True, "it answers; its release it tells only with the right key")
+    assert found["authentication"][0] is False
+    assert "check NX_ELABFTW_API_KEY" in found["authentication"][1]
+    assert [found[name][0] for name in ("category", "rights", "clock")] == [None, None, None]
+
+
+def test_a_clock_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = StandInServer(Elabftw(ELABFTW_API_KEY, clock_ahead=120))
+    server.start()
+    try:
+        with StandIns.start() as stand_ins:
+            use(stand_ins, monkeypatch, tmp_path)
+            configured(monkeypatch, NX_ELABFTW_URL=server.url)
+            found = findings(Destination(ELabFTWDestination(), server))
+    finally:
+        server.stop()
+    assert found["clock"][0] is False
+    assert "s ahead of ours: set the clock" in found["clock"][1]
+
+
+def test_an_eln_that_is_away_fails_the_first_check(elabftw: Destination) -> None:
+    elabftw.server.stop()
+    try:
+        found = findings(elabftw)
+    finally:
+        elabftw.server.start()
+    assert found["reachable"][0] is False
+    assert "refused the connection" in found["reachable"][1]
+    assert found["clock"][0] is None
+
+
+def test_a_category_and_a_status_that_are_not_there_are_named_with_those_that_are(
+    elabftw: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(monkeypatch, NX_ELABFTW_EXPERIMENT_CATEGORY=9, NX_ELABFTW_EXPERIMENT_STATUS=99)
+    found = findings(elabftw)
+    assert found["category"] == (
+        False,
+        (
+            "The team has no experiment category 9; it has 1 (Imaging), 2 (Spectroscopy), 3 (Diffraction). "
+            "Set NX_ELABFTW_EXPERIMENT_CATEGORY to one of these, or to nothing."
+        ),
+    )
+    assert found["status"][0] is False
+    assert "Set NX_ELABFTW_EXPERIMENT_STATUS to one of these" in found["status"][1]
+    assert found["rights"][0]
+
+
+def test_a_key_that_may_only_read_is_a_matter_of_configuration(
+    elabftw: Destination, context: ExportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(monkeypatch, NX_ELABFTW_API_KEY=READ_ONLY_API_KEY)
+    found = findings(elabftw)
+    assert found["authentication"][0]
+    assert found["rights"][0] is False
+    assert "may only read" in found["rights"][1]
+    with pytest.raises(ConfigurationError, match="may only read"):
+        elabftw.export(context)
+    configured(monkeypatch, NX_ELABFTW_API_KEY=ELABFTW_API_KEY)
+    elabftw.export(context)
+    the_experiment(elabftw, context)
+
+
+def test_a_status_that_is_not_there_is_a_matter_of_configuration(
+    elabftw: Destination, context: ExportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(monkeypatch, NX_ELABFTW_EXPERIMENT_STATUS=99)
+    with pytest.raises(ConfigurationError, match=r"check .*NX_ELABFTW_EXPERIMENT_STATUS"):
+        elabftw.export(context)
+    assert elabftw.objects == []
+
+
+# --- any text
+
+LONG = 10_000  # characters
+NASTY = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</li></ul><iframe src='https://example.org'>",
+    "&lt;b&gt; &amp;amp; &#60;i&#62;",
+    "<!-- ", "]]>", "<", "a & b", "javascript:alert(1)",
+    "tab\tand\nline\r\nbreak",
+    "bell\x07 null\x00 escape\x1b[31m delete\x7f",
+    "👩‍🔬🔬 µm Å 日本語",
+    "\u202eright to left\u202c עברית العربية",
+    "%_' \" \\ | ; --",
+]  # fmt: skip
+text = st.one_of(
+    st.text(max_size=60), st.sampled_from(NASTY), st.sampled_from("aé🔬<\u05d0").map(lambda each: each * LONG)
+)
+names = text.map(lambda each: each.replace("/", ":"))
+
+
+@examples(deadline=None, max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(session=text.filter(str.strip), instrument=text, user=st.none() | text, files=st.lists(names, max_size=3))
+def test_any_text_arrives_as_text(
+    elabftw: Destination, context: ExportContext, session: str, instrument: str, user: str | None, files: list[str]
+) -> None:
+    elabftw.server.reset()
+    activities = [Activity(tuple(Path("/data", name) for name in files), (None,) * len(files))]
+    record = replace(again(context), session_identifier=session, instrument_pid=instrument, user=user)
+    elabftw.export(replace(record, activities=activities))
+    (experiment,) = elabftw.objects
+    there = {"Session ID": session, "Instrument": instrument, "User": user or ""}
+    assert {name: value for name, value in fields(experiment).items() if name in there} == {
+        name: value for name, value in there.items() if value
+    }
+    body = html.fragment_fromstring(experiment["body"], create_parent="div")
+    assert {each.tag for each in body.iterdescendants()} <= {"h1", "h2", "h3", "ul", "li", "strong"}
+    assert len(body.findall(".//li")) == sum(bool(each) for each in (session, instrument, user)) + 2 + len(files)
+    shown = visible(experiment["body"]).text
+    for value in (session, instrument, user or "", *(Path("/data", name).name for name in files)):
+        assert legible(value) in shown
+    assert len(experiment["title"]) <= 255
+    (upload,) = experiment["uploads"]
+    assert upload["sha256"] == sha256(context)
+
+
+def legible(value: str) -> str:
+    """As a page shows it, where control characters stand as the replacement character."""
+    controls = {*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xFFFE, 0xFFFF}
+    return without_white_space("".join("\ufffd" if ord(each) in controls else each for each in value))
+
+
+@examples(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(session=text.filter(str.strip))
+def test_the_experiment_of_any_session_is_found_again(
+    elabftw: Destination, context: ExportContext, session: str
+) -> None:
+    elabftw.server.reset()
+    record = replace(again(context), session_identifier=session)
+    elabftw.fail(record, fault("504 after saving", "POST", "/experiments$"))
+    elabftw.export(record)
+    (experiment,) = elabftw.objects
+    assert fields(experiment)["Session ID"] == session
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"session_identifier": "a\ud83d"}, "The session identifier is not valid text"),
+        ({"instrument_pid": "\udc80"}, "The instrument is not valid text"),
+        ({"user": "\ud83d\ud83d"}, "The name of the user is not valid text"),
+        ({"user": "x" * 4_000_000}, "too long for eLabFTW"),
+    ],
+)
+def test_what_cannot_arrive_is_refused_before_anything_is_made(
+    elabftw: Destination, context: ExportContext, changes: dict[str, str], said: str
+) -> None:
+    with pytest.raises(PermanentError, match=f"{said}.*in the session log, and retry") as caught:
+        elabftw.export(replace(context, **changes))  # type: ignore[arg-type] # texts all
+    assert len(str(caught.value)) < 500
+    assert elabftw.calls == []
+
+
+def test_a_file_name_that_is_no_text_is_shown_as_far_as_it_can_be(elabftw: Destination, context: ExportContext) -> None:
+    elabftw.export(replace(context, activities=[Activity((Path("/data/gr\udcfc\udcdf.dm3"),), (None,))]))
+    assert "gr��.dm3" in the_experiment(elabftw, context)["body"]
+
+
+def test_a_list_of_files_that_is_too_long_is_cut_with_a_word(elabftw: Destination, context: ExportContext) -> None:
+    many = Activity(tuple(Path(f"/data/{number:06}-{'n' * 200}.dm3") for number in range(25_000)), (None,) * 25_000)
+    elabftw.export(replace(context, activities=[many]))
+    body = the_experiment(elabftw, context)["body"]
+    listed = body.count(".dm3</li>")
+    assert 10_000 < listed < 25_000
+    assert f"{25_000 - listed} more files not listed here; the attached record names every file." in body
+
+
+# --- experiments and files that people have locked or put away
+
+
+def test_a_locked_experiment_is_refused_for_good_and_taken_once_it_is_unlocked(
+    elabftw: Destination, context: ExportContext, people: People
+) -> None:
+    number = elabftw.export(context).record_id or ""
+    rebuild(context)
+    people.change(number, action="lock")
+    with pytest.raises(PermanentError, match=f"experiment {number} .*is it locked"):
+        elabftw.export(context)
+    people.change(number, action="lock")
+    elabftw.export(context)
+    assert shows(the_experiment(elabftw, context), context)
+
+
+def test_a_file_that_people_have_archived_is_not_made_again(
+    elabftw: Destination, context: ExportContext, people: People
+) -> None:
+    result = elabftw.export(context)
+    upload = f"{people.base}/{result.record_id}/uploads/{result.metadata['upload_id']}"
+    assert people.web.patch(upload, json={"state": 2}).status_code == 200
+    rebuild(context)
+    with pytest.raises(PermanentError, match=r"deleted or archived.*--recreate"):
+        elabftw.export(context)
+    assert [each["state"] for each in elabftw.objects[0]["uploads"]] == [2]

@@ -1,11 +1,25 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from lxml import etree
 
 from nexus_tasks.exporters.base import Activity, ExportContext, ExportResult
-from nexus_tasks.exporters.html_summary import cdcs_link, render_summary, whole_document
+from nexus_tasks.exporters.html_summary import (
+    cdcs_link,
+    escape,
+    identifying_text,
+    moment,
+    render_note,
+    render_summary,
+    whole_document,
+)
+from nexus_tasks.exporters.written_text import visible, without_white_space
 
 PLENTY = 1_000_000
 
@@ -48,6 +62,7 @@ def test_without_a_cdcs_record_there_is_no_link(linked: ExportContext) -> None:
     for result in (
         ExportResult(success=False, destination_name="cdcs", record_url="https://cdcs.example.com"),
         ExportResult(success=True, destination_name="cdcs", record_url="javascript:alert(1)"),
+        ExportResult(success=True, destination_name="cdcs", record_url="http://[broken"),
         ExportResult(success=True, destination_name="cdcs"),
     ):
         context = replace(linked, previous_results={"cdcs": result})
@@ -118,3 +133,84 @@ def test_a_whole_document_is_well_formed(context: ExportContext, tmp_path: Path)
     tree = etree.fromstring(document.encode(), etree.HTMLParser())
     assert tree.findtext("head/title") == "a < b"
     assert len(tree.findall(".//img")) == 1
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [
+        (datetime(2025, 7, 1, 9, tzinfo=ZoneInfo("America/New_York")), "2025-07-01T09:00:00-04:00 (America/New_York)"),
+        (datetime(2025, 1, 1, 9, tzinfo=ZoneInfo("America/New_York")), "2025-01-01T09:00:00-05:00 (America/New_York)"),
+        (datetime(2025, 1, 1, 9, 0, 0, 999, tzinfo=timezone(timedelta(hours=5.5))), "2025-01-01T09:00:00+05:30"),
+        (datetime(2025, 1, 1, 9, tzinfo=UTC), "2025-01-01T09:00:00+00:00"),
+    ],
+)
+def test_a_time_is_shown_in_its_own_zone(when: datetime, shown: str) -> None:
+    assert moment(when) == shown
+
+
+def test_characters_that_html_cannot_hold_are_replaced() -> None:
+    assert escape("a\x00b\x1b\x85\ud800\ufffe\t\n<") == "a�b����\t\n&lt;"
+
+
+def test_a_preview_of_a_file_whose_name_is_no_text_is_shown(context: ExportContext, tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(b"x")
+    odd = replace(context, activities=[Activity((Path("gr\udcfc.dm3"),), (tmp_path / "p.png",))])
+    summary = render_summary(odd, max_bytes=PLENTY, gallery=True)
+    assert 'alt="gr�.dm3"' in summary
+    assert "<li>gr�.dm3</li>" in summary
+
+
+# --- any text
+
+ELEMENTS = {"div", "h1", "h2", "h3", "ul", "li", "strong", "a", "p"}
+any_text = st.one_of(
+    st.text(st.characters(), max_size=80),  # half pairs too
+    st.sampled_from(
+        ["<script>x</script>", '" onload="x', "' --> <!-- ]]>", "&lt;&amp;amp;&#60;", "</li></ul><h1>", "<x>"]
+    ),
+    st.text(alphabet="<>&\"'/=! ab", max_size=40),
+)
+
+
+def readable(text: str) -> str:
+    controls = {*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF}
+    return without_white_space("".join("�" if ord(each) in controls else each for each in text))
+
+
+@examples(
+    deadline=None, max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    session=any_text,
+    instrument=any_text,
+    user=st.none() | any_text,
+    files=st.lists(any_text, max_size=3),
+    link=any_text,
+)
+@example(session="a", instrument="b", user="c", files=["f" * 10_000], link="x" * 10_000)
+def test_any_text_is_shown_as_text(
+    context: ExportContext, session: str, instrument: str, user: str | None, files: list[str], link: str
+) -> None:
+    paths = tuple(Path(name) for name in files)
+    result = ExportResult(success=True, destination_name="cdcs", record_url=f"https://cdcs.example.org/{link}")
+    record = replace(
+        context,
+        session_identifier=session,
+        instrument_pid=instrument,
+        user=user,
+        activities=[Activity(paths, (None,) * len(paths))],
+        previous_results={"cdcs": result},
+    )
+    for page, texts in (
+        (render_summary(record, max_bytes=PLENTY), [session, instrument, user or "", *(path.name for path in paths)]),
+        (render_note(record, "0" * 64), [f"https://cdcs.example.org/{link}"]),
+    ):
+        tree = etree.fromstring(f"<div>{page}</div>")  # as strict as XML
+        assert {each.tag for each in tree.iter()} <= ELEMENTS
+        assert all(each.tag == "a" and list(each.attrib) == ["href"] for each in tree.iter() if each.attrib)
+        shown = visible(page).text
+        for text in texts:
+            assert readable(text) in shown
+    assert readable(identifying_text(record)) in visible(render_summary(record, max_bytes=PLENTY)).text
+    document = etree.fromstring(whole_document(page, session).encode(), etree.HTMLParser())
+    assert readable(str(document.findtext("head/title") or "")) == readable(session)

@@ -1,6 +1,8 @@
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -112,6 +114,18 @@ def test_titles_and_tags_are_such_that_elabftw_takes_them(
     assert experiment["tags"] == ["NexusLIMS", "a b"]
 
 
+def test_a_title_and_a_tag_hold_no_control_characters_and_end_with_no_space(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    odd = replace(
+        context, session_identifier="a\x07" + "b" * 230 + " c", instrument_pid="\x1b\\", user="d" * 254 + " e"
+    )
+    ELabFTWDestination().export(odd)
+    experiment = sent(server, CREATE)
+    assert experiment["title"] == "NexusLIMS Experiment - a" + "b" * 230
+    assert experiment["tags"] == ["NexusLIMS", "d" * 254]
+
+
 def test_requests_have_the_headers_that_elabftw_wants(
     server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
 ) -> None:
@@ -209,6 +223,18 @@ def test_a_search_holds_nothing_that_could_break_it(
     }
 
 
+def test_a_search_for_a_long_identifier_is_short(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
+) -> None:
+    elabftw.replies[CREATE] = Reply(502)
+    long = replace(context, session_identifier="🔬" * 10_000)
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            ELabFTWDestination().export(long)
+    (search,) = [received for received in server.received if received.call == SEARCH]
+    assert search.query["extended"] == f'extrafield:s:"Session ID":"{"🔬" * 50}%{"🔬" * 50}"'
+
+
 def test_a_key_that_is_refused_everywhere_is_a_matter_of_configuration(
     elabftw: FakeELabFTW, context: ExportContext
 ) -> None:
@@ -236,6 +262,143 @@ def test_an_address_without_elabftw_is_a_matter_of_configuration(elabftw: FakeEL
     elabftw.replies[INFO] = Reply(404)
     with pytest.raises(ConfigurationError, match="check NX_ELABFTW_URL"):
         ELabFTWDestination().export(context)
+
+
+# --- checks
+
+USER = "GET /api/v2/users/me"
+KEYS = "GET /api/v2/apikeys"
+CATEGORIES = "GET /api/v2/teams/current/experiments_categories"
+
+
+def check(name: str) -> str:
+    """What one check finds; the others are not made."""
+    (found,) = [each for each in ELabFTWDestination().checks() if each.name == name]
+    return found.look()
+
+
+def answering(body: str, **headers: str) -> Reply:
+    return Reply(200, body, headers)
+
+
+def test_what_must_hold_for_the_other_checks_is_needed(elabftw: FakeELabFTW, configure: Callable[..., None]) -> None:
+    configure(NX_ELABFTW_EXPERIMENT_CATEGORY=4, NX_ELABFTW_EXPERIMENT_STATUS=2)
+    assert [(each.name, each.needed) for each in ELabFTWDestination().checks()] == [
+        ("reachable", True),
+        ("authentication", True),
+        ("category", False),
+        ("status", False),
+        ("rights", False),
+        ("clock", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (Reply(200, '{"elabftw_version": "5.2.1", "elabftw_version_int": 50201}'), "release 5.2.1"),
+        (
+            Reply(401, '{"code": 401, "message": "Unauthorized", "description": "No key"}'),
+            "it answers; its release it tells only with the right key",
+        ),
+    ],
+)
+def test_an_elabftw_is_reachable_with_any_key(elabftw: FakeELabFTW, reply: Reply, found: str) -> None:
+    elabftw.replies[INFO] = reply
+    assert check("reachable") == found
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "said"),
+    [
+        (Reply(404), ConfigurationError, "There is no eLabFTW at the address.*check NX_ELABFTW_URL"),
+        (Reply(200, "<html>welcome</html>"), ConfigurationError, "There is no eLabFTW at the address"),
+        (Reply(200, '{"name": "another program"}'), ConfigurationError, "There is no eLabFTW at the address"),
+        (Reply(401, "<html>log in</html>"), ConfigurationError, "does not let us in"),
+        (
+            Reply(200, '{"elabftw_version": "4.9.0", "elabftw_version_int": 40900}'),
+            ConfigurationError,
+            r"release 4\.9\.0: nexus-tasks needs 5\.0 or newer",
+        ),
+        (Reply(301, headers={"Location": "https://example.org"}), ConfigurationError, "check NX_ELABFTW_URL"),
+        (Reply(503), TransientError, "could not answer"),
+    ],
+)
+def test_what_is_no_elabftw_is_not_reachable(
+    elabftw: FakeELabFTW, reply: Reply, kind: type[ExportError], said: str
+) -> None:
+    elabftw.replies[INFO] = reply
+    with pytest.raises(kind, match=said):
+        check("reachable")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (
+            '{"fullname": "A B", "team": 2, "teams": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}]}',
+            "as A B, team y",
+        ),
+        ('{"userid": 3, "fullname": "A B"}', "as A B"),
+        ('{"userid": 3, "teams": "[]"}', "as user 3"),
+    ],
+)
+def test_authentication_names_user_and_team_as_far_as_they_are_told(
+    elabftw: FakeELabFTW, body: str, found: str
+) -> None:
+    elabftw.replies[USER] = answering(body)
+    assert check("authentication") == found
+
+
+def test_a_wrong_key_is_told_without_repeating_it(elabftw: FakeELabFTW) -> None:
+    elabftw.replies[USER] = Reply(401, '{"code": 401, "message": "Unauthorized", "description": "bad key 7-k3y"}')
+    with pytest.raises(ConfigurationError, match="check NX_ELABFTW_API_KEY") as caught:
+        check("authentication")
+    assert "7-k3y" not in str(caught.value)
+
+
+def test_a_category_is_looked_up_in_the_team(elabftw: FakeELabFTW, configure: Callable[..., None]) -> None:
+    configure(NX_ELABFTW_EXPERIMENT_CATEGORY=4)
+    elabftw.replies[CATEGORIES] = answering('[{"id": 3, "title": "a"}, {"id": 4, "title": "b"}]')
+    assert check("category") == "4 (b)"
+    elabftw.replies[CATEGORIES] = answering("[]")
+    with pytest.raises(ConfigurationError, match="no experiment category 4; it has none"):
+        check("category")
+    many = [{"id": number, "title": f"c{number}"} for number in range(100, 130)]
+    elabftw.replies[CATEGORIES] = answering(json.dumps(many))
+    with pytest.raises(ConfigurationError, match=r"107 \(c107\), and others"):
+        check("category")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ('[{"id": 6, "can_write": 0}, {"id": 7, "can_write": 1}]', "the key may write"),
+        ('[{"id": 6, "can_write": 1}]', "it does not tell whether the key may write"),
+    ],
+)
+def test_rights_are_those_of_the_key_in_use(elabftw: FakeELabFTW, body: str, found: str) -> None:
+    elabftw.replies[KEYS] = answering(body)
+    assert check("rights") == found
+
+
+def test_a_key_that_may_only_read_has_no_rights(elabftw: FakeELabFTW) -> None:
+    elabftw.replies[KEYS] = answering('[{"id": 7, "can_write": 0}]')
+    with pytest.raises(ConfigurationError, match="may only read"):
+        check("rights")
+
+
+def test_a_clock_that_is_wrong_is_told(server: FakeServer, elabftw: FakeELabFTW) -> None:
+    assert check("clock").endswith(" s apart")
+
+    def yesterday(handler: Any) -> None:
+        body = b'{"elabftw_version_int": 50311}'
+        date = formatdate(time.time() - 86_400, usegmt=True).encode()
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (date, len(body), body))
+
+    server.answer = lambda _: yesterday
+    with pytest.raises(ConfigurationError, match=r"The clock of eLabFTW is 86.* s behind ours"):
+        check("clock")
 
 
 def test_its_settings_are_checked_without_network(configure: Callable[..., None]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.elabftw import like
+from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY, like
 
 
 class Elab:
@@ -253,3 +253,134 @@ def test_the_page_of_an_experiment_shows_fields_and_files_and_frames_the_body(el
         assert part in text
     (upload,) = elab.call("GET", f"experiments/{number}/uploads").json()
     assert elab.session.get(f"{elab.url}/app/download.php?id={upload['id']}").content == b"<a/>"
+
+
+def attached(elab: Elab, number: int, content: bytes, instead_of: int | None = None) -> int:
+    path = f"experiments/{number}/uploads" + (f"/{instead_of}" if instead_of else "")
+    response = elab.call("POST", path, files={"file": ("a.xml", content)}, data={"comment": "c"})
+    assert response.status_code == 201
+    return int(response.headers["Location"].rpartition("/")[2])
+
+
+def test_a_replacement_has_no_comment(elab: Elab) -> None:
+    number = elab.create()
+    first = attached(elab, number, b"old")
+    second = attached(elab, number, b"new", instead_of=first)
+    read = elab.call("GET", f"experiments/{number}/uploads/{second}").json()
+    assert (read["comment"], read["state"]) == (None, 1)
+
+
+def test_replacing_what_was_archived_brings_it_back(elab: Elab) -> None:
+    number = elab.create()
+    first = attached(elab, number, b"1")
+    others = [attached(elab, number, content, instead_of=first) for content in (b"2", b"3")]
+    current = [each["id"] for each in elab.call("GET", f"experiments/{number}/uploads").json()]
+    assert current == [*others[::-1], first]
+
+
+def test_a_deleted_upload_is_not_listed_but_can_be_read_and_replaced(elab: Elab) -> None:
+    number = elab.create()
+    first = attached(elab, number, b"old")
+    assert elab.call("DELETE", f"experiments/{number}/uploads/{first}").status_code == 204
+    assert elab.call("GET", f"experiments/{number}/uploads").json() == []
+    assert elab.call("GET", f"experiments/{number}/uploads/{first}").json()["state"] == 3
+    attached(elab, number, b"new", instead_of=first)
+    assert elab.call("GET", f"experiments/{number}/uploads/{first}").json()["state"] == 2
+    assert elab.session.get(f"{elab.url}/app/download.php?id={first}").status_code == 200
+
+
+def test_an_experiment_goes_with_its_uploads(elab: Elab) -> None:
+    number = elab.create()
+    attached(elab, number, b"a")
+    elab.call("DELETE", f"experiments/{number}")
+    assert elab.call("GET", f"experiments/{number}/uploads").json() == []
+    assert elab.read(number)["state"] == 3
+
+
+def test_a_locked_experiment_is_read_and_refused_with_401_until_it_is_unlocked(elab: Elab) -> None:
+    number = elab.create()
+    for status in (401, 200):
+        elab.call("PATCH", f"experiments/{number}", json={"action": "lock"})
+        assert elab.call("PATCH", f"experiments/{number}", json={"title": "x"}).status_code == status
+        assert elab.read(number)["locked"] == int(status == 401)
+
+
+def test_a_read_only_key_reads_and_is_refused_with_400_elsewhere(elab: Elab) -> None:
+    number = elab.create()
+    elab.session.headers["Authorization"] = READ_ONLY_API_KEY
+    assert elab.read(number)["id"] == number
+    for method, path in (("POST", "experiments"), ("PATCH", f"experiments/{number}")):
+        response = elab.call(method, path, json={"title": "x"})
+        assert response.status_code == 400
+        assert "read-only key" in response.json()["description"]
+    assert elab.call("DELETE", f"experiments/{number}").status_code == 400
+    assert elab.read(number)["title"] == "Untitled"
+
+
+def test_user_keys_categories_and_status_are_told(elab: Elab) -> None:
+    user = elab.call("GET", "users/me").json()
+    assert (user["fullname"], user["team"], user["teams"][0]["name"]) == ("Sandbox User", 1, "Sandbox team")
+    keys = {each["id"]: each["can_write"] for each in elab.call("GET", "apikeys").json()}
+    assert keys == {7: 1, 8: 0}
+    for kind, titles in (
+        ("experiments_categories", ["Imaging", "Spectroscopy", "Diffraction"]),
+        ("experiments_status", ["Running", "Success", "Need to be redone", "Fail"]),
+    ):
+        for team in ("current", "1"):
+            listed = elab.call("GET", f"teams/{team}/{kind}").json()
+            assert [each["title"] for each in listed] == titles
+
+
+def test_an_unknown_status_is_refused_by_the_database_and_an_unknown_category_is_kept(elab: Elab) -> None:
+    response = elab.call("POST", "experiments", json={"status": 99})
+    assert (response.status_code, response.json()["code"]) == (500, 500)
+    assert "foreign key constraint" in response.json()["description"]
+    assert client.objects(elab.url) == []
+    assert elab.read(elab.create(category=99))["category"] == 99
+
+
+def test_a_tag_that_is_too_long_is_refused_by_the_database(elab: Elab) -> None:
+    number = elab.create()
+    for length, status in ((255, 201), (256, 500)):
+        assert elab.call("POST", f"experiments/{number}/tags", json={"tag": "x" * length}).status_code == status
+
+
+def test_half_a_character_is_no_json(elab: Elab) -> None:
+    response = elab.call(
+        "POST", "experiments", data=b'{"title": "\\ud83d"}', headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert client.objects(elab.url) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("<section><h1 id='x' style='color: red'>a</h1></section>", '<h1 style="color: red">a</h1>'),
+        ("a<form><button>b</button></form><!-- c -->d", "abd"),
+        ('<a href="https://x.org" onclick="x()">a</a>', None),
+        ('<a href=" java\tscript:x()">a</a><a href="/app">b</a>', '<a>a</a><a href="/app">b</a>'),
+        ("<figure><img src='x.png' alt='y'><figcaption>c</figcaption></figure>", None),
+        ("a\x07b\x00c\x9fd", "abcd"),
+        ("&#x27;&quot;&lt;", "'\"&lt;"),
+    ],
+)
+def test_a_body_keeps_only_what_is_allowed(elab: Elab, sent: str, kept: str | None) -> None:
+    expected = (
+        kept
+        or {
+            "<a": '<a href="https://x.org" target="_blank" rel="noreferrer noopener">a</a>',
+            "<f": '<figure><img src="x.png"><figcaption>c</figcaption></figure>',
+        }[sent[:2]]
+    )
+    assert elab.read(elab.create(body=sent))["body"] == expected
+
+
+def test_a_download_bears_its_name_for_old_and_new_clients(elab: Elab) -> None:
+    number = elab.create()
+    elab.call("POST", f"experiments/{number}/uploads", files={"file": ("réc.xml", b"<a/>")})
+    upload = elab.read(number)["uploads"][0]["id"]
+    binary = elab.call("GET", f"experiments/{number}/uploads/{upload}", params={"format": "binary"})
+    assert binary.headers["Content-Disposition"] == "inline; filename=r_c.xml; filename*=utf-8''r%C3%A9c.xml"
+    page = elab.session.get(f"{elab.url}/app/download.php?id={upload}")
+    assert page.headers["Content-Disposition"].startswith("attachment; ")

@@ -1,7 +1,8 @@
 """A stand-in for LabArchives: the signed ELN calls that a destination needs, and a page that shows the notebook.
 
 Never compared with the real service. Where its documentation is silent (HTTP statuses of errors, the code for an
-unknown page), the answers here are guesses; `StandIns` starts it.
+unknown page or a missing right), the answers here are guesses; `StandIns` starts it. As over there, an answer repeats
+the request that it answers, with what signed it, and there is no call that deletes.
 """
 
 import base64
@@ -11,8 +12,10 @@ import mimetypes
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from enum import StrEnum
 from random import Random
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import quote
@@ -25,14 +28,24 @@ from nexus_tasks.sandbox.services.pages import Html
 from nexus_tasks.sandbox.services.service import Handler, Refused, Service
 
 CLOCK_TOLERANCE = 120  # seconds, before and after
-SHORTEST_INTERVAL = 1.0  # seconds between the starts of two calls that overlap
+SHORTEST_INTERVAL = 1.0  # seconds from the start of one call to that of the next
 MAX_FILE_SIZE = 262_144_000  # bytes
 ROOT = "0"
 TEXT_PARTS = {"text entry", "plain text entry", "heading"}
 ATTACHMENT = "Attachment"
 
-EXPIRED, BAD_KEY, UNKNOWN_USER, BAD_NOTEBOOK, BAD_SIGNATURE = 4504, 4506, 4507, 4509, 4520
-FILE_TOO_BIG, INTERNAL = 4521, 4999
+EXPIRED, BAD_KEY, UNKNOWN_USER, BAD_NOTEBOOK, BAD_LOGIN, BAD_SIGNATURE = 4504, 4506, 4507, 4509, 4514, 4520
+FILE_TOO_BIG, SESSION_TIMEOUT, INTERNAL = 4521, 4533, 4999
+
+LOGIN = "/api/users/user_access_info"  # the one call that is made without a user's id: it tells it
+
+
+class Pacing(StrEnum):
+    """Which calls are answered with an error (429) for coming too fast; the provider asks for one of the two."""
+
+    SERIAL = "serial"  # a call beside another one
+    INTERVAL = "interval"  # a call sooner than so many seconds after the start of the one before
+    EITHER = "either"  # a call that keeps to neither of the two
 
 
 @dataclass
@@ -71,6 +84,8 @@ class Account:
     password: str = field(repr=False)
     uid: str = field(repr=False)
     nbid: str
+    login: str = "sandbox@example.org"
+    login_password: str = field(default="sandbox-login-code", repr=False)
 
 
 def signature(password: str, akid: str, method: str, expires: str) -> str:
@@ -82,8 +97,8 @@ def signature(password: str, akid: str, method: str, expires: str) -> str:
 class Labarchives(Service):
     """LabArchives with one user and one notebook.
 
-    `strict_pacing` refuses (429) a call that begins beside another one and less than a second after the last; `clock`
-    gives the time in epoch seconds.
+    `pacing` refuses calls that come too fast, `interval` is its time in seconds; `strict_pacing` is another word for
+    `Pacing.EITHER`. `read_only` takes the right to write from the user. `clock` gives the time in epoch seconds.
     """
 
     name: ClassVar[str] = "LabArchives"
@@ -94,12 +109,17 @@ class Labarchives(Service):
         account: Account,
         *,
         strict_pacing: bool = False,
+        pacing: Pacing | None = None,
+        interval: float = SHORTEST_INTERVAL,
         max_file_size: int = MAX_FILE_SIZE,
+        read_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self._account = account
-        self._strict_pacing = strict_pacing
+        self._pacing = Pacing.EITHER if strict_pacing else pacing
+        self._interval = interval
+        self._read_only = read_only
         self._max_file_size = max_file_size
         self._clock = clock
         self._random = Random(0)  # noqa: S311 - the order of XML elements is not fixed
@@ -114,21 +134,30 @@ class Labarchives(Service):
             ("GET", "/attachment", self._attachment_page),
             ("GET", "/api/tree_tools/get_tree_level", self._get_tree_level),
             ("GET", "/api/tree_tools/insert_node", self._insert_node),
+            ("GET", "/api/tree_tools/update_node", self._update_node),
             ("GET", "/api/tree_tools/get_entries_for_page", self._get_entries_for_page),
             ("POST", "/api/entries/add_entry", self._add_entry),
             ("POST", "/api/entries/update_entry", self._update_entry),
             ("POST", "/api/entries/add_attachment", self._add_attachment),
             ("POST", "/api/entries/update_attachment", self._update_attachment),
             ("GET", "/api/entries/entry_attachment", self._entry_attachment),
+            ("GET", LOGIN, self._log_in),
             ("GET", "/api/users/user_info_via_id", self._user_info),
             ("GET", "/api/users/max_file_size", self._max_size),
         ]
 
     def admit(self, concurrent: int, seconds_since_last: float) -> Response | None:
         """See `Service.admit`."""
-        if self._strict_pacing and concurrent and seconds_since_last < SHORTEST_INTERVAL:
-            return _error_response("error", 429, INTERNAL, "Calls must be at least one second apart, or serial.")
+        beside, soon = concurrent > 0, seconds_since_last < self._interval
+        refused = {Pacing.SERIAL: beside, Pacing.INTERVAL: soon, Pacing.EITHER: beside and soon}
+        if self._pacing is not None and refused[self._pacing]:
+            return error_response("error", 429, INTERNAL, "Calls must be at least one second apart, or serial.")
         return None
+
+    def answer(self, request: Request) -> Response:
+        """See `Service.answer`; with the time by its own clock."""
+        response = super().answer(request)
+        return replace(response, headers=(*response.headers, ("Date", formatdate(self._clock(), usegmt=True))))
 
     def authenticate(self, request: Request) -> None:
         """See `Service.authenticate`."""
@@ -143,7 +172,7 @@ class Labarchives(Service):
         expected = signature(self._account.password, self._account.akid, method, given["expires"])
         if not hmac.compare_digest(given["sig"].encode(), expected.encode()):
             _refuse(request, 401, BAD_SIGNATURE, "The supplied signature is not valid.")
-        if self._parameters(request).get("uid") != self._account.uid:
+        if request.path != LOGIN and self._parameters(request).get("uid") != self._account.uid:
             _refuse(request, 401, UNKNOWN_USER, "The uid is not known.")
 
     def not_found(self, request: Request) -> Response:
@@ -191,18 +220,32 @@ class Labarchives(Service):
         level = etree.Element("level-nodes", type="array")
         for node in self._nodes.values():
             if node.parent == parent:
-                level.append(self._node_element("level-node", node))
-        return self._answer("tree-tools", level)
+                level.append(self._node_element("level-node", node, with_access=True))
+        return self._answer(request, "tree-tools", level)
 
     def _insert_node(self, request: Request, _match: re.Match[str]) -> Response:
-        values = self._in_notebook(request)
+        values = self._in_notebook(request, writes=True)
         parent = self._folder(request, values.get("parent_tree_id"))
         text, is_folder = values.get("display_text", ""), values.get("is_folder", "").lower()
         if not text.strip() or is_folder not in {"true", "false"}:
             _refuse(request, 400, INTERNAL, "display_text and is_folder (true or false) are needed.")
         node = Node(self._identifier("TreeNode"), parent, text, is_page=is_folder == "false")
         self._nodes[node.tree_id] = node
-        return self._answer("tree-tools", self._node_element("node", node))
+        return self._answer(request, "tree-tools", self._node_element("node", node))
+
+    def _update_node(self, request: Request, _match: re.Match[str]) -> Response:
+        """Rename a node, or move it into another folder."""
+        values = self._in_notebook(request, writes=True)
+        node = self._nodes.get(values.get("tree_id", ""))
+        if node is None:
+            _refuse(request, 404, INTERNAL, "There is no such folder or page.")
+        node.text = values.get("display_text", "").strip() or node.text
+        if "parent_tree_id" in values:
+            parent = self._folder(request, values["parent_tree_id"])
+            if node.tree_id in self._ancestors(parent):
+                _refuse(request, 400, INTERNAL, "A folder cannot lie in itself.")
+            node.parent = parent
+        return self._answer(request, "tree-tools", self._node_element("node", node))
 
     def _get_entries_for_page(self, request: Request, _match: re.Match[str]) -> Response:
         values = self._in_notebook(request)
@@ -212,32 +255,33 @@ class Labarchives(Service):
         for entry in self._entries.values():
             if entry.page == page:
                 entries.append(self._entry_element(entry, with_data=with_data))
-        return self._answer("tree-tools", entries)
+        return self._answer(request, "tree-tools", entries)
 
     # --- entries
 
     def _add_entry(self, request: Request, _match: re.Match[str]) -> Response:
-        values = self._in_notebook(request)
+        values = self._in_notebook(request, writes=True)
         page = self._page(request, values.get("pid"))
         part_type = values.get("part_type", "")
         if part_type not in TEXT_PARTS or "entry_data" not in values:
             _refuse(request, 400, INTERNAL, "part_type and entry_data are needed.")
         entry = Entry(self._identifier("EntryPart"), page, part_type, text=_xml_text(values["entry_data"]))
         self._entries[entry.eid] = entry
-        return self._answer("entries", self._entry_element(entry, with_data=True))
+        return self._answer(request, "entries", self._entry_element(entry, with_data=True))
 
     def _update_entry(self, request: Request, _match: re.Match[str]) -> Response:
         values = self._parameters(request)
+        self._check_writable(request)
         entry = self._entry(request, values.get("eid"), attachment=False)
         if "entry_data" not in values:
             _refuse(request, 400, INTERNAL, "entry_data is needed.")
         entry.text = _xml_text(values["entry_data"])
-        return self._answer("entries", self._entry_element(entry, with_data=True))
+        return self._answer(request, "entries", self._entry_element(entry, with_data=True))
 
     def _add_attachment(self, request: Request, _match: re.Match[str]) -> Response:
         page = None  # the Inbox
         if request.parameter("nbid") is not None or request.parameter("pid") is not None:
-            self._in_notebook(request)
+            self._in_notebook(request, writes=True)
             page = self._page(request, request.parameter("pid"))
         filename = self._checked_upload(request)
         entry = Entry(
@@ -249,33 +293,51 @@ class Labarchives(Service):
             content=request.body,
         )
         self._entries[entry.eid] = entry
-        return self._answer("entries", self._entry_element(entry, with_data=False))
+        return self._answer(request, "entries", self._entry_element(entry, with_data=False))
 
     def _update_attachment(self, request: Request, _match: re.Match[str]) -> Response:
+        self._check_writable(request)
         entry = self._entry(request, request.parameter("eid"), attachment=True)
         entry.filename = self._checked_upload(request)
         entry.caption = request.parameter("caption") or entry.caption
         entry.content = request.body
-        return self._answer("entries", self._entry_element(entry, with_data=False))
+        return self._answer(request, "entries", self._entry_element(entry, with_data=False))
 
     def _entry_attachment(self, request: Request, _match: re.Match[str]) -> Response:
         return _download(self._entry(request, request.parameter("eid"), attachment=True))
 
     # --- users
 
-    def _user_info(self, _request: Request, _match: re.Match[str]) -> Response:
-        notebooks = etree.Element("notebooks", type="array")
-        notebook = etree.SubElement(notebooks, "notebook")
-        fields = {"id": self._account.nbid, "name": "Sandbox Notebook", "is-default": "true"}
-        self._fill(notebook, fields)
-        name = etree.Element("fullname")
-        name.text = "Sandbox User"
-        return self._answer("users", name, notebooks)
+    def _log_in(self, request: Request, _match: re.Match[str]) -> Response:
+        values = self._parameters(request)
+        given = (values.get("login_or_email"), values.get("password"))
+        if given != (self._account.login, self._account.login_password):
+            _refuse(request, 401, BAD_LOGIN, "The login or the password is not right.")
+        return self._user(request)
 
-    def _max_size(self, _request: Request, _match: re.Match[str]) -> Response:
-        size = etree.Element("max-file-size")
-        size.text = str(self._max_file_size)
-        return self._answer("users", size)
+    def _user_info(self, request: Request, _match: re.Match[str]) -> Response:
+        return self._user(request)
+
+    def _max_size(self, request: Request, _match: re.Match[str]) -> Response:
+        return self._answer(request, "users", _element("max-file-size", str(self._max_file_size)))
+
+    def _user(self, request: Request) -> Response:
+        """The user; their id comes first, as clients that take the first `id` for it rely on."""
+        notebooks = etree.Element("notebooks", type="array")
+        self._fill(
+            etree.SubElement(notebooks, "notebook"),
+            {"id": self._account.nbid, "name": "Sandbox Notebook", "is-default": "true"},
+        )
+        facts = {
+            "id": self._account.uid,
+            "fullname": "Sandbox User",
+            "first-name": "Sandbox",
+            "last-name": "User",
+            "email": self._account.login,
+        }
+        user = etree.Element("users")
+        user.extend([*(_element(name, text) for name, text in facts.items()), notebooks, _request_element(request)])
+        return _xml(200, user)
 
     # --- parameters and checks
 
@@ -284,11 +346,17 @@ class Labarchives(Service):
         form = {} if request.path.endswith("_attachment") else request.form()
         return {name: values[0] for name, values in {**form, **request.query}.items()}
 
-    def _in_notebook(self, request: Request) -> dict[str, str]:
+    def _in_notebook(self, request: Request, *, writes: bool = False) -> dict[str, str]:
         values = self._parameters(request)
         if values.get("nbid") != self._account.nbid:
             _refuse(request, 403, BAD_NOTEBOOK, "The notebook (nbid) is not known, or not yours.")
+        if writes:
+            self._check_writable(request)
         return values
+
+    def _check_writable(self, request: Request) -> None:
+        if self._read_only:
+            _refuse(request, 403, BAD_NOTEBOOK, "You may not write to this notebook.")
 
     def _folder(self, request: Request, tree_id: str | None) -> str:
         node = self._nodes.get(tree_id or "")
@@ -324,30 +392,36 @@ class Labarchives(Service):
         plain += b">" * ((1 - len(plain)) % 3)  # one byte more than a multiple of three: two signs of padding
         return base64.b64encode(plain).decode()
 
+    def _ancestors(self, tree_id: str) -> list[str]:
+        """The node itself, then the folders around it, from the inside."""
+        ancestors: list[str] = []
+        while tree_id in self._nodes:
+            ancestors.append(tree_id)
+            tree_id = self._nodes[tree_id].parent
+        return ancestors
+
     def _path(self, tree_id: str) -> str:
-        names: list[str] = []
-        node = self._nodes.get(tree_id)
-        while node is not None:
-            names.insert(0, node.text)
-            node = self._nodes.get(node.parent)
-        return "/".join(names)
+        return "/".join(self._nodes[each].text for each in reversed(self._ancestors(tree_id)))
 
     # --- XML
 
-    def _answer(self, root: str, *children: etree._Element) -> Response:
-        element = etree.Element(root)
+    def _answer(self, request: Request, root: str, *parts: etree._Element) -> Response:
+        element, children = etree.Element(root), [*parts, _request_element(request)]
         for child in self._random.sample(children, len(children)):
             element.append(child)
-        return Response.xml(200, etree.tostring(element, xml_declaration=True, encoding="UTF-8"))
+        return _xml(200, element)
 
     def _fill(self, element: etree._Element, fields: dict[str, str]) -> None:
         for name, text in self._random.sample(list(fields.items()), len(fields)):
-            etree.SubElement(element, name).text = text
+            element.append(_element(name, text))
 
-    def _node_element(self, name: str, node: Node) -> etree._Element:
+    def _node_element(self, name: str, node: Node, *, with_access: bool = False) -> etree._Element:
         element = etree.Element(name)
         fields = {"tree-id": node.tree_id, "display-text": _xml_text(node.text), "is-page": str(node.is_page).lower()}
         self._fill(element, fields)
+        if with_access:
+            can_write = str(not self._read_only).lower()
+            self._fill(etree.SubElement(element, "user-access"), {"can-read": "true", "can-write": can_write})
         return element
 
     def _entry_element(self, entry: Entry, *, with_data: bool) -> etree._Element:
@@ -368,44 +442,81 @@ class Labarchives(Service):
         by_page: dict[str | None, list[Entry]] = defaultdict(list)
         for entry in self._entries.values():
             by_page[entry.page].append(entry)
-        articles = [self._page_html(node, by_page[node.tree_id]) for node in self._nodes.values() if node.is_page]
-        contents = pages.element("ul", *self._contents(ROOT))
+        notebook_pages = [node for node in self._nodes.values() if node.is_page]
+        contents = pages.element("ul", *self._contents(ROOT, by_page))
         if not self._nodes:
             contents = pages.element("p", "No page has arrived yet.", class_="empty")
-        inbox = [pages.element("h2", "Inbox"), *map(self._entry_html, by_page[None])] if by_page[None] else []
-        heading = pages.element("h1", "Sandbox Notebook")
-        return Response.html(200, pages.page(self.name, "Sandbox Notebook", *articles, heading, contents, *inbox))
+        on_pages = [entry for entry in self._entries.values() if entry.page is not None]
+        counts = f"{_counted(len(notebook_pages), 'page')} with {_held(on_pages)}"
+        return Response.html(
+            200,
+            pages.page(
+                self.name,
+                "Sandbox Notebook",
+                *(self._page_html(node, by_page[node.tree_id]) for node in notebook_pages),
+                pages.element("h1", "Sandbox Notebook"),
+                pages.element("p", counts, class_="dim"),
+                contents,
+                pages.element("h2", "Inbox"),
+                *_entries_html(by_page[None], empty="Nothing has come to the Inbox."),
+            ),
+        )
 
     def _page_html(self, node: Node, entries: list[Entry]) -> Html:
         return pages.element(
             "article",
             pages.element("h1", node.text),
             pages.element("p", self._path(node.parent) or "at the top of the notebook", class_="dim"),
-            *map(self._entry_html, entries),
+            *_entries_html(entries, empty="The page is empty."),
             id=f"/{self._account.nbid}/{node.tree_id}",  # what stands behind # in a page's link
         )
 
-    def _contents(self, parent: str) -> list[Html]:
+    def _contents(self, parent: str, by_page: Mapping[str | None, list[Entry]]) -> list[Html]:
         lines = []
         for node in self._nodes.values():
-            if node.parent == parent and node.is_page:
-                lines.append(pages.element("li", pages.link(f"#/{self._account.nbid}/{node.tree_id}", node.text)))
-            elif node.parent == parent:
-                lines.append(pages.element("li", node.text, pages.element("ul", *self._contents(node.tree_id))))
+            if node.parent != parent:
+                continue
+            if node.is_page:
+                name: str = pages.link(f"#/{self._account.nbid}/{node.tree_id}", node.text)
+                below = pages.element("span", f" {_held(by_page.get(node.tree_id, []))}", class_="dim")
+            else:
+                name = pages.element("strong", node.text)
+                below = pages.element("ul", *self._contents(node.tree_id, by_page))
+            lines.append(pages.element("li", name, below))
         return lines
-
-    def _entry_html(self, entry: Entry) -> Html:
-        if entry.filename is None:
-            return pages.frame(entry.text, entry.part_type)
-        address = f"/attachment?eid={quote(entry.eid, safe='')}"
-        about = f" {entry.caption} ({pages.size(len(entry.content))})"
-        return pages.element("p", "Attachment: ", pages.link(address, entry.filename), about)
 
     def _attachment_page(self, request: Request, _match: re.Match[str]) -> Response:
         entry = self._entries.get(request.parameter("eid") or "")
         if entry is None or entry.filename is None:
             return Response.html(404, pages.page(self.name, "No attachment", "There is no such attachment."))
         return _download(entry)
+
+
+def _entries_html(entries: Sequence[Entry], *, empty: str) -> list[Html]:
+    """The texts as they look, each in a frame, and the files in a table."""
+    if not entries:
+        return [pages.element("p", empty, class_="empty")]
+    texts = [pages.frame(entry.text, entry.part_type) for entry in entries if entry.filename is None]
+    files = [
+        (
+            pages.link(f"/attachment?eid={quote(entry.eid, safe='')}", entry.filename),
+            entry.caption,
+            pages.size(len(entry.content)),
+            pages.element("code", entry.sha256[:12]),
+        )
+        for entry in entries
+        if entry.filename is not None
+    ]
+    return texts + ([pages.table(("File", "Caption", "Size", "SHA-256"), files, empty="")] if files else [])
+
+
+def _held(entries: Sequence[Entry]) -> str:
+    files = sum(entry.filename is not None for entry in entries)
+    return f"{_counted(len(entries) - files, 'text')} and {_counted(files, 'file')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _download(entry: Entry) -> Response:
@@ -420,16 +531,41 @@ def _xml_text(text: str) -> str:
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
 
 
+def _element(name: str, text: str) -> etree._Element:
+    """An element with a text; truth values say what they are."""
+    element = etree.Element(name, {"type": "boolean"} if text in {"true", "false"} else None)
+    element.text = text
+    return element
+
+
+def _request_element(request: Request) -> etree._Element:
+    """What was asked, as each answer repeats it: without passwords, but with what signed the call."""
+    element = etree.Element("request")
+    kind, _, method = request.path.removeprefix("/api/").partition("/")
+    given = {name: values[0] for name, values in request.query.items() if name != "password"}
+    for name, text in ({"class": kind, "method": method} | given).items():
+        if re.fullmatch(r"[A-Za-z_]+", name):
+            element.append(_element(name.replace("_", "-"), _xml_text(text)))
+    return element
+
+
 def _refuse(request: Request, status: int, code: int, description: str) -> NoReturn:
     """End the call with an error: as the root for whom calls, inside the class's element for the rest."""
     root = "error" if status == 401 else request.path.split("/")[2].replace("_", "-")
-    raise Refused(_error_response(root, status, code, description))
+    raise Refused(error_response(root, status, code, description, request))
 
 
-def _error_response(root: str, status: int, code: int, description: str) -> Response:
+def error_response(root: str, status: int, code: int, description: str, request: Request | None = None) -> Response:
+    """An error in the shape that goes with `root`: `error`, or the class of the call with the error nested in it."""
     element = etree.Element(root)
     error = element if root == "error" else etree.SubElement(element, "error")
     names = ("code", "msg") if root == "entries" else ("error-code", "error-description")
-    etree.SubElement(error, names[0]).text = str(code)
-    etree.SubElement(error, names[1]).text = description
+    error.append(_element(names[0], str(code)))
+    error.append(_element(names[1], description))
+    if request is not None and root != "error":
+        element.append(_request_element(request))
+    return _xml(status, element)
+
+
+def _xml(status: int, element: etree._Element) -> Response:
     return Response.xml(status, etree.tostring(element, xml_declaration=True, encoding="UTF-8"))

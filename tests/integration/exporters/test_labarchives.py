@@ -1,18 +1,31 @@
 import base64
-from collections.abc import Callable
+import json
+import logging
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
 
 import pytest
 
 from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import Activity, ExportContext, PermanentError, TransientError
-from nexus_tasks.exporters.destinations.labarchives import XML_CAPTION, page_title
-from nexus_tasks.exporters.http import before_each_write
+from nexus_tasks.exporters.base import Activity, ExportContext, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title
+from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.labarchives_api import ROOT, Account, LabArchivesApi
+from nexus_tasks.exporters.labarchives_page import LONGEST_SUMMARY, XML_CAPTION
 from nexus_tasks.exporters.title import attachment_name
-from nexus_tasks.sandbox.services.labarchives import Labarchives
-from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT
+from nexus_tasks.sandbox.services.faults import Fault
+from nexus_tasks.sandbox.services.labarchives import Labarchives, Node, error_response
+from nexus_tasks.sandbox.services.messages import Request, Response
+from nexus_tasks.sandbox.services.server import StandInServer
+from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT, StandIns
 from tests.integration.exporters.conftest import (
     FAULTS,
     INSTRUMENT,
@@ -345,7 +358,7 @@ def test_odd_identifiers_are_found_again(labarchives: Destination, context: Expo
 
 def test_each_writing_call_is_checked_directly_before_it(labarchives: Destination, context: ExportContext) -> None:
     checks: list[int] = []
-    with before_each_write(lambda: checks.append(len(labarchives.writing_calls))):
+    with before_each_call(lambda writes: checks.append(len(labarchives.writing_calls)) if writes else None):
         labarchives.export(context)
         rebuild(context)
         labarchives.export(context)
@@ -368,3 +381,468 @@ def test_the_inbox_holds_both_files_once_and_up_to_date(
     document, record = labarchives.objects
     assert (document["path"], document["filename"]) == ("Inbox", attachment_name(context, ".html"))
     assert (record["path"], record["sha256"]) == ("Inbox", sha256(context))
+
+
+# --- a signed address is a credential
+
+
+class Telltale(Labarchives):
+    """Answers one call with what `tell` makes of the address that was called: as careless services do."""
+
+    def __init__(self, at: str, tell: Callable[[str], Response]) -> None:
+        super().__init__(LABARCHIVES_ACCOUNT)
+        self._at = at
+        self._tell = tell
+        self.signed_by: set[str] = set()
+
+    def answer(self, request: Request) -> Response:
+        query = {name: values[0] for name, values in request.query.items()}
+        self.signed_by |= {query[name] for name in ("sig", "expires") if name in query}
+        if not request.path.endswith(self._at):
+            return super().answer(request)
+        return self._tell(f"https://api.example.org{request.path}?{urlencode(query)}")
+
+
+def parameters(address: str) -> dict[str, str]:
+    return dict(parse_qsl(address.partition("?")[2]))
+
+
+def page(status: int, make: Callable[[str], str]) -> Callable[[str], Response]:
+    return lambda address: Response(status, make(address).encode(), "text/html")
+
+
+def error(status: int, root: str, make: Callable[[str], str], code: int = 4999) -> Callable[[str], Response]:
+    return lambda address: error_response(root, status, code, make(address))
+
+
+def redirect(status: int, make: Callable[[str], str]) -> Callable[[str], Response]:
+    return lambda address: Response(status, b"", None, (("Location", make(address)),))
+
+
+def cdata(address: str) -> Response:
+    text = f"<error><error-code>1</error-code><error-description><![CDATA[{address}]]></error-description></error>"
+    return Response.xml(500, text.encode())
+
+
+def with_request(address: str) -> Response:
+    given = "".join(f"<{name}>{value}</{name}>" for name, value in parameters(address).items())
+    return Response.xml(500, f"<entries><request>{given}</request></entries>".encode())
+
+
+def javascript(address: str) -> str:
+    escaped = json.dumps({"message": f"cannot serve {address}"}).replace("/", "\\/")
+    return escaped.replace("&", "\\u0026").replace("=", "\\u003d").replace("+", "\\u002b")
+
+
+TELLING: dict[str, Callable[[str], Response]] = {
+    "the address": page(500, lambda address: f"<p>Error at {address}</p>"),
+    "the address, escaped": page(500, lambda address: f"<p>Error at {escape(escape(address))}</p>"),
+    "the address in JSON": page(503, lambda address: json.dumps({"message": f"no answer from {address}"})),
+    "the address in JSON for scripts": page(500, javascript),
+    "the address, quoted": page(502, lambda address: f"Bad gateway {quote(address, safe='')}"),
+    "the address, quoted twice": page(502, lambda address: quote(quote(address, safe=""), safe="")),
+    "the address, unquoted": page(500, unquote_plus),
+    "the address, cut off": page(500, lambda address: address[: address.index("sig=") + 30]),
+    "the query alone": page(400, lambda address: "& " + address.partition("?")[2]),
+    "the parameters as Ruby shows them": page(
+        500, lambda address: str(parameters(address)).replace("': '", '"=>"').replace("'", '"')
+    ),
+    "the parameters as Python shows them": page(404, lambda address: str(parameters(address))),
+    "the parameters in lines": page(
+        500, lambda address: "\n".join(f"{name}: {value}" for name, value in parameters(address).items())
+    ),
+    "the values alone": page(403, lambda address: " ".join(parameters(address).values())),
+    "the values alone, padded no more": page(
+        403, lambda address: " ".join(value.rstrip("=") for value in parameters(address).values())
+    ),
+    "the address in the middle of a page": page(500, lambda address: "word " * 40 + address),
+    "an error that quotes it": error(500, "error", lambda address: f"cannot serve {address}"),
+    "a nested error that quotes it": error(400, "entries", lambda address: f"cannot serve {address}"),
+    "an error that is said to be a success": error(200, "tree-tools", lambda address: f"cannot serve {address}"),
+    "a wrong signature": error(401, "error", lambda address: f"expected another than {address}", 4520),
+    "a page that is gone": error(404, "tree-tools", lambda address: f"nothing at {address}"),
+    "too many calls": error(429, "error", lambda address: f"slower, please: {address}"),
+    "a file that is too big": error(413, "entries", lambda address: f"too big: {address}", 4521),
+    "an error in CDATA": cdata,
+    "the request in an answer that is no error": with_request,
+    "a code that is none": lambda address: Response.xml(500, f"<error><code>{escape(address)}</code></error>".encode()),
+    "a redirect to another host": redirect(302, lambda address: address),
+    "a redirect to itself": redirect(307, lambda address: f"?{address.partition('?')[2]}"),
+    "a redirect to no address": redirect(301, lambda address: f"http://[{address}"),
+    "a page instead of an answer": page(200, lambda address: f"<p>log in at {address}"),
+    "XML of somebody else": page(200, lambda address: f"<html><body>{escape(address)}</body></html>"),
+    "an answer without an id": lambda address: Response.xml(
+        200, f"<entries><a>{escape(address)}</a></entries>".encode()
+    ),
+}
+CALLS = ("get_tree_level", "insert_node", "add_entry", "add_attachment")
+
+
+@pytest.fixture
+def own_server(
+    monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns
+) -> Iterator[Callable[[Labarchives], StandInServer]]:
+    """Starts a stand-in that the settings name."""
+    servers: list[StandInServer] = []
+
+    def start(service: Labarchives) -> StandInServer:
+        servers.append(StandInServer(service))
+        servers[-1].start()
+        monkeypatch.setenv("NX_LABARCHIVES_URL", servers[-1].url)
+        get_settings.cache_clear()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def everything_told(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
+    """All that could be stored, logged or shown of a failure."""
+    told = [*traceback.format_exception(error)]
+    told += traceback.TracebackException.from_exception(error, capture_locals=False).format()
+    cause: BaseException | None = error
+    while cause is not None:
+        told += [str(cause), repr(cause), str(cause.args), str(vars(cause))]
+        cause = cause.__cause__ or cause.__context__
+    told += [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
+    return "\n".join(told)
+
+
+def assert_no_credential(told: str, signed_by: Iterable[str] = ()) -> None:
+    account = LABARCHIVES_ACCOUNT
+    for secret in (account.akid, account.password, account.uid, *signed_by):
+        for spelling in (secret, quote(secret, safe=""), secret.replace("+", " "), secret.rstrip("=")):
+            assert spelling not in told
+    assert not re.search(r"\b(sig|expires)(=|%3D)", told, re.IGNORECASE)
+    assert not re.search(r"[A-Za-z0-9+/%]{80,}", told)  # as long as a signature
+
+
+@pytest.mark.parametrize(
+    ("what", "at"),
+    [
+        (what, at)
+        for what in TELLING
+        for at in CALLS
+        if (what, at) != ("an answer without an id", "get_tree_level")  # that is an empty list
+    ],
+)
+def test_no_credential_is_told_when_an_answer_holds_it(
+    own_server: Callable[[Labarchives], StandInServer],
+    context: ExportContext,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    at: str,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    service = Telltale(at, TELLING[what])
+    own_server(service)
+    with pytest.raises(ExportError) as caught:
+        LabArchivesDestination().export(context)
+    assert service.signed_by
+    assert_no_credential(everything_told(caught.value, caplog), service.signed_by)
+
+
+BREAKING: dict[str, dict[str, Any]] = FAULTS | {
+    "silence before saving": {"kind": "hang"},
+    "silence after saving": {"kind": "hang_after"},
+    "silence that is saved later": {"kind": "late", "seconds": 0.1},
+    "a page of a proxy": {"kind": "status", "status": 502},
+}
+
+
+@pytest.mark.parametrize("at", CALLS)
+@pytest.mark.parametrize("name", BREAKING)
+def test_no_credential_is_told_when_a_call_breaks(
+    labarchives: Destination,
+    context: ExportContext,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    at: str,
+) -> None:
+    monkeypatch.setenv("NX_CALL_DEADLINE", "0.2")
+    get_settings.cache_clear()
+    caplog.set_level(logging.DEBUG)
+    labarchives.server.faults.replace([Fault.from_json(BREAKING[name] | {"path": at})])
+    with pytest.raises(TransientError) as caught:
+        labarchives.export(context)
+    assert_no_credential(everything_told(caught.value, caplog))
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:{port}", "http://127.0.0.1:1", "http://127.0.0.1:x"])
+def test_no_credential_is_told_when_the_address_is_wrong(
+    labarchives: Destination, caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    port = labarchives.server.url.rpartition(":")[2]
+    account = Account(LABARCHIVES_ACCOUNT.akid, LABARCHIVES_ACCOUNT.password, LABARCHIVES_ACCOUNT.uid)
+    with pytest.raises(ExportError) as caught:
+        LabArchivesApi(url.format(port=port), account).get_tree_level(NOTEBOOK, ROOT)
+    assert_no_credential(everything_told(caught.value, caplog))
+
+
+def test_no_credential_is_in_a_result_or_in_the_log_of_a_success(
+    labarchives: Destination, context: ExportContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told = [repr(labarchives.export(context))]
+    told += [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
+    assert_no_credential("\n".join(told))
+
+
+def test_an_account_does_not_show_its_secrets() -> None:
+    account = Account(LABARCHIVES_ACCOUNT.akid, LABARCHIVES_ACCOUNT.password, LABARCHIVES_ACCOUNT.uid)
+    assert account.password not in repr(account)
+    assert account.user_id not in repr(account)
+
+
+# --- contents of every kind
+
+
+ODD = {
+    "control characters": "tab\tbell\x07 escape\x1b line\nend",
+    "emoji": "🔬 grain 👩‍🔬 boundary",
+    "right to left": "مجهر-٤٢ \u202eabc\u202c",
+    "10,000 characters": "x" * 10_000,
+    "10,000 wide characters": "界" * 10_000,
+    "slashes": "a/b//c/../d",
+    "markup": "<script>alert(1)</script>&amp;",
+    "what an address is made of": "?a=b&c=%00#+;",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("notebook", [NOTEBOOK, ""])
+def test_odd_names_arrive_once(
+    labarchives: Destination, context: ExportContext, monkeypatch: pytest.MonkeyPatch, what: str, notebook: str
+) -> None:
+    monkeypatch.setenv("NX_LABARCHIVES_NOTEBOOK_ID", notebook)
+    get_settings.cache_clear()
+    session = "".join(each for each in ODD[what] if each.isprintable())  # its record is XML
+    odd = of_session(context, session)
+    odd = replace(odd, session_identifier=ODD[what], instrument_pid=ODD[what], user=ODD[what])
+    labarchives.export(odd)
+    labarchives.server.calls.reset()
+    assert labarchives.export(odd).metadata["done"] == "unchanged"
+    rebuild(odd)
+    odd.xml_file_path.write_bytes(b"<new/>")
+    assert labarchives.export(odd).metadata["done"] == "updated"
+    summary, record = (each for each in labarchives.objects if each["kind"] == "entry")
+    assert record["sha256"] == sha256(odd)
+    assert summary["part_type"] == ("text entry" if notebook else "Attachment")
+    nodes = [each["name"] for each in labarchives.objects if each["kind"] != "entry"]
+    assert len(nodes) == (3 if notebook else 0)
+    assert all(0 < len(name) <= 200 for name in nodes)
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("method", ["insert_node", "add_entry", "add_attachment"])
+def test_odd_names_are_found_again(labarchives: Destination, context: ExportContext, what: str, method: str) -> None:
+    labarchives.export(of_session(context, "before", instrument_pid=ODD[what]))
+    odd = replace(again(context), session_identifier=ODD[what], instrument_pid=ODD[what])
+    labarchives.fail(odd, fault("504 after saving", "GET" if method == "insert_node" else "POST", method))
+    labarchives.export(odd)
+    entries = [each for each in labarchives.objects if each["kind"] == "entry" and page_title(odd) in each["path"]]
+    assert len(entries) == 2
+    assert len(named(labarchives, "page", page_title(odd))) == 1
+
+
+def test_a_summary_shows_names_as_they_are(labarchives: Destination, context: ExportContext) -> None:
+    labarchives.export(of_session(context, "s", instrument_pid=ODD["emoji"], user=ODD["right to left"]))
+    (summary,) = [each for each in labarchives.objects if each.get("part_type") == "text entry"]
+    assert ODD["emoji"] in summary["entry_data"]
+    assert ODD["right to left"] in summary["entry_data"]
+
+
+def with_previews(context: ExportContext, folder: Path, count: int, size: int) -> ExportContext:
+    pictures = [folder / f"{number}.png" for number in range(count)]
+    for picture in pictures:
+        picture.write_bytes(bytes(size))
+    files = tuple(Path(f"/data/{number}.dm3") for number in range(count))
+    return replace(again(context), activities=[Activity(files, tuple(pictures))])
+
+
+def test_previews_beyond_the_limit_of_a_summary_are_left_out(
+    labarchives: Destination, context: ExportContext, tmp_path: Path
+) -> None:
+    context = with_previews(context, tmp_path, count=5, size=900_000)
+    labarchives.export(context)
+    text = check(labarchives, context)
+    assert len(text.encode()) <= LONGEST_SUMMARY
+    assert text.count("<img ") == 2
+    assert "3 previews left out" in text
+
+
+@pytest.mark.parametrize("notebook", [NOTEBOOK, ""])
+def test_a_file_name_that_is_not_text_stops_nothing(
+    labarchives: Destination, context: ExportContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, notebook: str
+) -> None:
+    monkeypatch.setenv("NX_LABARCHIVES_NOTEBOOK_ID", notebook)
+    get_settings.cache_clear()
+    picture = tmp_path / "a.gif"
+    picture.write_bytes(TINY_PICTURE)
+    name = Path(os.fsdecode(b"/data/gr\xf6sse\x01.dm3"))
+    labarchives.export(replace(context, activities=[Activity((name,), (picture,))]))
+    assert len([each for each in labarchives.objects if each["kind"] == "entry"]) == 2
+
+
+@pytest.mark.parametrize("notebook", [NOTEBOOK, ""])
+def test_a_summary_that_is_too_big_for_the_service_goes_without_its_previews(
+    own_server: Callable[[Labarchives], StandInServer],
+    context: ExportContext,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    notebook: str,
+) -> None:
+    monkeypatch.setenv("NX_LABARCHIVES_NOTEBOOK_ID", notebook)
+    context = with_previews(context, tmp_path, count=1, size=9_000)
+    server = own_server(SmallTexts(5_000))
+    first = LabArchivesDestination().export(context)
+    summary, record = (each for each in server.objects(content=True) if each["kind"] == "entry")
+    assert (first.success, record["sha256"]) == (True, sha256(context))
+    assert summary["size"] < 5_000
+    if not notebook:
+        return
+    assert "data:image" not in summary["entry_data"]
+    server.calls.reset()
+    assert LabArchivesDestination().export(context).metadata["done"] == "unchanged"
+    assert server.calls.as_json()["total"] == 0
+    context.activities.append(Activity((Path("/data/second.dm3"),), (None,)))
+    assert LabArchivesDestination().export(context).metadata["done"] == "updated"
+    summary, _ = (each for each in server.objects(content=True) if each["kind"] == "entry")
+    assert "second.dm3" in summary["entry_data"]
+
+
+class SmallTexts(Labarchives):
+    """Takes no body of more bytes than `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(LABARCHIVES_ACCOUNT, max_file_size=most)
+        self._most = most
+
+    def answer(self, request: Request) -> Response:
+        if len(request.body) > self._most:
+            return error_response("entries", 413, 4521, "The entry is too big.")
+        return super().answer(request)
+
+
+@pytest.mark.parametrize("notebook", [NOTEBOOK, ""])
+def test_a_record_that_is_too_big_is_refused_in_a_clear_sentence(
+    own_server: Callable[[Labarchives], StandInServer],
+    context: ExportContext,
+    monkeypatch: pytest.MonkeyPatch,
+    notebook: str,
+) -> None:
+    monkeypatch.setenv("NX_LABARCHIVES_NOTEBOOK_ID", notebook)
+    own_server(Labarchives(LABARCHIVES_ACCOUNT, max_file_size=100_000))
+    context.xml_file_path.write_bytes(b"x" * 200_001)
+    with pytest.raises(PermanentError) as caught:
+        LabArchivesDestination().export(context)
+    assert str(caught.value) == (
+        "LabArchives refused POST entries/add_attachment (error 4521), it says: The file is too big. What was sent is "
+        "larger than LabArchives takes: ask its administrators for a larger upload limit, then retry the record. "
+        "It has 0.2 MB."
+    )
+    context.xml_file_path.write_bytes(b"x" * 100_000)
+    assert LabArchivesDestination().export(context).success
+
+
+# --- checks
+
+
+def found(destination: LabArchivesDestination) -> dict[str, str]:
+    """What each check says: what it found, or the error that it raised."""
+    findings = {}
+    for look_at in destination.checks():
+        try:
+            findings[look_at.name] = look_at.look()
+        except ExportError as problem:
+            findings[look_at.name] = f"{type(problem).__name__}: {problem}"
+    return findings
+
+
+def test_the_checks_find_everything_in_order(labarchives: Destination, context: ExportContext) -> None:
+    labarchives.export(context)
+    labarchives.server.calls.reset()
+    before = labarchives.objects
+    findings = found(LabArchivesDestination())
+    assert findings.pop("clock").endswith("s apart")
+    assert findings == {
+        "reachable": "answers (200)",
+        "authentication": "acts as Sandbox User",
+        "notebook": "'Sandbox Notebook' is readable, 1 at its top",
+        "rights": "the user may write to the folder 'NexusLIMS Records'",
+        "upload size": "262.1 MB at most",
+    }
+    assert labarchives.objects == before
+    assert labarchives.writing_calls == []
+    assert len(labarchives.calls) == 7
+
+
+@pytest.mark.parametrize(
+    ("service", "setting", "wrong"),
+    [
+        (
+            {"clock": lambda: time.time() - 600},
+            {},
+            {
+                "clock": "behind ours",
+                "authentication": "4504",
+                "notebook": "4504",
+                "rights": "4504",
+                "upload size": "4504",
+            },
+        ),
+        (
+            {},
+            {"NX_LABARCHIVES_ACCESS_PASSWORD": "wrong"},
+            dict.fromkeys(("authentication", "notebook", "rights", "upload size"), "check NX_LABARCHIVES_ACCESS_PASSW"),
+        ),
+        (
+            {},
+            {"NX_LABARCHIVES_USER_ID": "nobody"},
+            dict.fromkeys(("authentication", "notebook", "rights", "upload size"), "check NX_LABARCHIVES_USER_ID"),
+        ),
+        (
+            {},
+            {"NX_LABARCHIVES_NOTEBOOK_ID": "another"},
+            dict.fromkeys(("notebook", "rights"), "check NX_LABARCHIVES_NOTEBOOK_ID"),
+        ),
+        ({"read_only": True}, {}, {"rights": "may not write to the folder"}),
+    ],
+)
+def test_the_checks_name_what_is_wrong_and_nothing_else(
+    own_server: Callable[[Labarchives], StandInServer],
+    monkeypatch: pytest.MonkeyPatch,
+    service: dict[str, Any],
+    setting: dict[str, str],
+    wrong: dict[str, str],
+) -> None:
+    state = Labarchives(LABARCHIVES_ACCOUNT, **service)
+    state._nodes["top"] = Node("top", ROOT, "NexusLIMS Records", is_page=False)
+    own_server(state)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    findings = found(LabArchivesDestination())
+    assert {name for name, said in findings.items() if said.startswith("ConfigurationError: ")} == set(wrong)
+    for name, said in wrong.items():
+        assert said in findings[name]
+
+
+def test_the_checks_tell_an_address_at_which_nobody_answers(labarchives: Destination) -> None:
+    labarchives.server.stop()
+    try:
+        findings = found(LabArchivesDestination())
+    finally:
+        labarchives.server.start()
+    assert "refused the connection" in findings["reachable"]
+
+
+def test_the_checks_tell_an_address_that_is_somebody_else_s(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NX_LABARCHIVES_URL", stand_ins.elabftw.url)
+    get_settings.cache_clear()
+    assert found(LabArchivesDestination())["reachable"].startswith("ConfigurationError: ")

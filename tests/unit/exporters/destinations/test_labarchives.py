@@ -1,5 +1,8 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -15,6 +18,7 @@ from nexus_tasks.exporters.base import (
     TransientError,
 )
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, web_address
+from nexus_tasks.exporters.labarchives_folders import LONGEST_NAME, node_name
 from nexus_tasks.exporters.labarchives_signature import signature
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
 
@@ -223,6 +227,8 @@ def test_a_page_stays_in_its_notebook(
         (Reply(403, "<error><error-code>4509</error-code></error>"), ConfigurationError, "NOTEBOOK_ID"),
         (Reply(400, "<error><error-code>4504</error-code></error>"), ConfigurationError, "clock"),
         (Reply(413, "<error><error-code>4521</error-code></error>"), PermanentError, "larger than LabArchives takes"),
+        (Reply(413, "<html>Too large"), PermanentError, "larger than LabArchives takes"),
+        (Reply(401, "<error><error-code>4514</error-code></error>"), ConfigurationError, "USER_ID"),
         (Reply(500, "<error><error-code>4999</error-code></error>"), TransientError, "4999"),
         (Reply(400, "<error><error-code>4999</error-code></error>"), PermanentError, "400"),
         (Reply(500, "<error><error-code>4533</error-code></error>"), TransientError, "4533"),
@@ -233,6 +239,15 @@ def test_a_page_stays_in_its_notebook(
         (Reply(502, "<html>Bad gateway"), TransientError, "502"),
         (Reply(200, "<html>log in"), TransientError, "not XML"),
         (Reply(200, "<tree-tools/>"), TransientError, "without the id"),
+        (Reply(200, "<html><body>log in</body></html>"), TransientError, "not its own"),
+        (
+            Reply(
+                400, "<entries><request><sig>s</sig></request><error><code>4999</code><msg>no</msg></error></entries>"
+            ),
+            PermanentError,
+            r"It says: 4999 no$",
+        ),
+        (Reply(200, "<entries><request><tree-id>x</tree-id></request></entries>"), TransientError, "without the id"),
     ],
 )
 def test_errors_are_told_apart_in_each_of_their_shapes(
@@ -278,6 +293,7 @@ def test_the_address_may_end_in_api(
         ("https://api.labarchives.com/api", "https://mynotebook.labarchives.com"),
         ("https://auapi.labarchives.com/api", "https://au-mynotebook.labarchives.com"),
         ("https://ukapi.labarchives.com", "https://uk-mynotebook.labarchives.com"),
+        ("https://api.labarchives-gov.com", "https://mynotebook.labarchives-gov.com"),
         ("https://eln.example.org/api", "https://eln.example.org"),
         ("http://127.0.0.1:8002", "http://127.0.0.1:8002"),
     ],
@@ -296,3 +312,183 @@ def test_its_settings_are_checked_without_network(labarchives: FakeLabArchives, 
     assert not valid
     assert problem is not None
     assert problem.startswith("NX_LABARCHIVES_ACCESS_KEY_ID and NX_LABARCHIVES_USER_ID are missing: LabArchives needs")
+
+
+# --- names and contents
+
+
+@pytest.mark.parametrize("change", [{"session_identifier": ""}, {"session_identifier": " \n"}, {"instrument_pid": ""}])
+@pytest.mark.parametrize("notebook", ["nb1d=", ""])
+def test_a_record_without_a_name_is_refused_before_any_call(
+    server: FakeServer,
+    labarchives: FakeLabArchives,
+    context: ExportContext,
+    configure: Callable[..., None],
+    change: dict[str, Any],
+    notebook: str,
+) -> None:
+    configure(NX_LABARCHIVES_NOTEBOOK_ID=notebook)
+    with pytest.raises(PermanentError, match="identifier, by which it is filed"):
+        LabArchivesDestination().export(replace(context, **change))
+    assert server.calls == []
+
+
+def test_what_xml_cannot_carry_is_not_sent(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext
+) -> None:
+    LabArchivesDestination().export(replace(context, user="bell \x07, noncharacter \ufffe, end"))
+    entry = next(received for received in server.received if received.call == ENTRY)
+    (sent,) = parse_qs(entry.body.decode())["entry_data"]
+    assert re.search(r"bell .?, noncharacter .?, end", sent)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]", sent)
+
+
+def test_names_that_fit_stay_as_they_are() -> None:
+    for name in ("FEI-Titan-TEM-012345", "Zeiss / Libra 200", "a" * LONGEST_NAME, "مجهر", "🔬 1"):
+        assert node_name(name) == name
+
+
+def test_names_that_do_not_fit_stay_apart() -> None:
+    odd = ["a\nb", "a b ", "a\x00b", "a\u202eb", "a" * 10_000, "a" * 10_001, "\x01", "\ud800"]
+    names = [node_name(name) for name in odd]
+    assert len({*names, "a b", "ab"}) == len(odd) + 2
+    assert all(name.isprintable() and 0 < len(name) <= LONGEST_NAME for name in names)
+
+
+# --- checks
+
+
+USER = (
+    "<users><id>u1d+/=</id><fullname>Jo Smith</fullname><notebooks><notebook><id>nb1d=</id><name>Titan</name>"
+    "</notebook></notebooks></users>"
+)
+SIZE = "<users><max-file-size>262144000</max-file-size></users>"
+WHO = "GET /api/users/user_info_via_id"
+HOW_LARGE = "GET /api/users/max_file_size"
+
+
+def level(**can_write: str) -> str:
+    nodes = (
+        f"<level-node><display-text>{text.replace('_', ' ')}</display-text><is-page>false</is-page>"
+        f"<tree-id>t</tree-id><user-access><can-write>{value}</can-write></user-access></level-node>"
+        for text, value in can_write.items()
+    )
+    return f"<tree-tools><level-nodes>{''.join(nodes)}</level-nodes></tree-tools>"
+
+
+@pytest.fixture
+def answers(labarchives: FakeLabArchives) -> dict[str, Reply]:
+    labarchives.replies |= {WHO: Reply(200, USER), HOW_LARGE: Reply(200, SIZE)}
+    return labarchives.replies
+
+
+def look(name: str) -> str:
+    (check,) = (check for check in LabArchivesDestination().checks() if check.name == name)
+    return check.look()
+
+
+def test_the_checks_come_in_the_order_in_which_they_explain_each_other() -> None:
+    checks = LabArchivesDestination().checks()
+    names = ["reachable", "clock", "authentication", "notebook", "rights", "upload size"]
+    assert [check.name for check in checks] == names
+    assert [check.name for check in checks if check.needed] == ["reachable", "authentication"]
+
+
+def test_checks_only_read(server: FakeServer, answers: dict[str, Reply]) -> None:
+    for check in LabArchivesDestination().checks():
+        check.look()
+    assert set(server.calls) == {WHO, HOW_LARGE, LEVEL}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "found"),
+    [
+        ("reachable", {}, "answers (200)"),
+        ("reachable", {WHO: Reply(401, "<error><error-code>4520</error-code></error>")}, "answers (401)"),
+        ("clock", {}, "s apart"),
+        ("authentication", {}, "acts as Jo Smith"),
+        ("authentication", {WHO: Reply(200, "<users><email>a@b.c</email></users>")}, "acts as a@b.c"),
+        ("authentication", {WHO: Reply(200, "<users/>")}, "acts as a user without a name"),
+        ("notebook", {}, "'Titan' is readable, 0 at its top"),
+        ("notebook", {WHO: Reply(200, "<users/>")}, "is readable, though it is not among the user's notebooks"),
+        ("rights", {}, "not told by a reading call"),
+        ("rights", {LEVEL: Reply(200, level(Other="true"))}, "may write to the notebook"),
+        ("rights", {LEVEL: Reply(200, level(Other="false", NexusLIMS_Records="true"))}, "to the folder 'NexusLIMS"),
+        ("upload size", {}, "262.1 MB at most"),
+    ],
+)
+def test_a_check_says_what_it_found(
+    answers: dict[str, Reply], name: str, changed: dict[str, Reply], found: str
+) -> None:
+    answers |= changed
+    assert found in look(name)
+
+
+REFUSED = Reply(401, "<error><error-code>4520</error-code></error>")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "kind", "said"),
+    [
+        ("reachable", {WHO: Reply(404, "<html>")}, ConfigurationError, "check NX_LABARCHIVES_URL"),
+        ("reachable", {WHO: Reply(200, "<html><p>hello</p></html>")}, ConfigurationError, "There is no LabArchives"),
+        ("reachable", {WHO: Reply(503, "<html>down for maintenance")}, TransientError, "down for maintenance"),
+        ("authentication", {WHO: REFUSED}, ConfigurationError, "NX_LABARCHIVES_ACCESS_PASSWORD"),
+        (
+            "authentication",
+            {WHO: Reply(401, "<error><error-code>4504</error-code></error>")},
+            ConfigurationError,
+            "the clock of this machine",
+        ),
+        ("authentication", {WHO: Reply(200, "<html/>")}, TransientError, "not its own"),
+        (
+            "notebook",
+            {LEVEL: Reply(403, "<tree-tools><error><error-code>4509</error-code></error></tree-tools>")},
+            ConfigurationError,
+            "NX_LABARCHIVES_NOTEBOOK_ID",
+        ),
+        ("rights", {LEVEL: Reply(200, level(Other="false"))}, ConfigurationError, "may not write to the notebook"),
+        (
+            "rights",
+            {LEVEL: Reply(200, level(Other="true", NexusLIMS_Records="false"))},
+            ConfigurationError,
+            "may not write to the folder 'NexusLIMS Records'",
+        ),
+        ("upload size", {HOW_LARGE: Reply(200, "<users/>")}, TransientError, "did not say how large"),
+        ("upload size", {HOW_LARGE: REFUSED}, ConfigurationError, "NX_LABARCHIVES_ACCESS_PASSWORD"),
+    ],
+)
+def test_a_check_says_what_to_mend(
+    answers: dict[str, Reply], name: str, changed: dict[str, Reply], kind: type[ExportError], said: str
+) -> None:
+    answers |= changed
+    with pytest.raises(kind, match=said) as caught:
+        look(name)
+    assert not any(secret in str(caught.value) for secret in ("passw0rd", "u1d", "akid1", "sig="))
+
+
+def test_a_wrong_clock_is_named_before_the_key_is_doubted(server: FakeServer, answers: dict[str, Reply]) -> None:
+    body = b"<error><error-code>4504</error-code></error>"
+    head = f"HTTP/1.1 401 No\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    def answer_from_the_past(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head.encode() + body)
+
+    server.answer = lambda _: answer_from_the_past
+    assert look("reachable") == "answers (401)"
+    with pytest.raises(ConfigurationError, match=r"clock of LabArchives is .* behind ours"):
+        look("clock")
+
+
+def test_without_a_notebook_the_checks_speak_of_the_inbox(
+    server: FakeServer, answers: dict[str, Reply], configure: Callable[..., None]
+) -> None:
+    configure(NX_LABARCHIVES_NOTEBOOK_ID="")
+    assert "records go to the user's Inbox" in look("notebook")
+    assert "Inbox" in look("rights")
+    assert server.calls == []
+
+
+def test_without_settings_the_checks_name_them(configure: Callable[..., None]) -> None:
+    with pytest.raises(ConfigurationError, match="NX_LABARCHIVES_ACCESS_KEY_ID is missing"):
+        look("reachable")

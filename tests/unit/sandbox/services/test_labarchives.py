@@ -1,5 +1,8 @@
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -7,7 +10,7 @@ import requests
 from lxml import etree
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.labarchives import Labarchives, signature
+from nexus_tasks.sandbox.services.labarchives import Labarchives, Pacing, error_response, signature
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT as ACCOUNT
 
@@ -62,10 +65,36 @@ def test_the_signature_is_that_of_the_documentation() -> None:
     )
 
 
-@pytest.mark.parametrize("seconds", [-119, 0, 60, 119])
-def test_a_clock_may_be_two_minutes_off(notebook: Notebook, seconds: int) -> None:
-    query = notebook.signed("max_file_size", expires=str(int((time.time() + seconds) * 1000)))
-    assert notebook.call("GET", "users/max_file_size", query).status_code == 200
+@pytest.fixture
+def start(web: requests.Session) -> Iterator[Callable[..., Notebook]]:
+    """A stand-in of its own, made as the test says."""
+    servers: list[StandInServer] = []
+
+    def started(**options: Any) -> Notebook:
+        servers.append(StandInServer(Labarchives(ACCOUNT, **options)))
+        servers[-1].start()
+        return Notebook(servers[-1].url, web)
+
+    yield started
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(-120.001, 401), (-120, 200), (-1, 200), (60, 200), (120, 200), (120.001, 401)]
+)
+def test_a_clock_may_be_two_minutes_off(start: Callable[..., Notebook], seconds: float, status: int) -> None:
+    now = 1_800_000_000
+    notebook = start(clock=lambda: now)
+    query = notebook.signed("max_file_size", expires=str(round((now + seconds) * 1000)))
+    answer = notebook.call("GET", "users/max_file_size", query)
+    assert answer.status_code == status
+    assert (b"4504" in answer.content) == (status == 401)
+
+
+def test_each_answer_tells_the_time_by_its_clock(start: Callable[..., Notebook]) -> None:
+    for answer in (start(clock=lambda: 1_800_000_000).call("GET", path) for path in ("users/max_file_size", "users/x")):
+        assert parsedate_to_datetime(answer.headers["Date"]).timestamp() == 1_800_000_000
 
 
 @pytest.mark.parametrize(
@@ -108,6 +137,73 @@ def test_errors_within_a_class_are_nested_and_named_in_two_ways(notebook: Notebo
     assert level.status_code != 200 != entry.status_code
 
 
+@pytest.mark.parametrize(
+    ("root", "code_path", "text_path"),
+    [
+        ("error", "error-code", "error-description"),
+        ("tree-tools", "error/error-code", "error/error-description"),
+        ("entries", "error/code", "error/msg"),
+    ],
+)
+@pytest.mark.parametrize("code", [4533, 4999])
+def test_errors_that_it_never_has_itself_can_be_played(
+    notebook: Notebook, code: int, root: str, code_path: str, text_path: str
+) -> None:
+    body = error_response(root, 500, code, "some words").body.decode()
+    client.set_faults(notebook.url, [{"kind": "status", "status": 500, "body": body}])
+    answer = notebook.call("GET", "users/max_file_size")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/xml")
+    assert found_in_error(answer, code_path) == str(code)
+    assert found_in_error(answer, text_path) == "some words"
+
+
+def found_in_error(response: requests.Response, path: str) -> str:
+    return str(etree.fromstring(response.content).findtext(path))
+
+
+def test_who_logs_in_learns_their_id(notebook: Notebook) -> None:
+    login = {"login_or_email": ACCOUNT.login, "password": ACCOUNT.login_password, "uid": ""}
+    answer = notebook.call("GET", "users/user_access_info", login)
+    assert found(answer, "id") == ACCOUNT.uid
+    assert next(etree.fromstring(answer.content).iter("id")).text == ACCOUNT.uid  # clients take the first
+    assert found(answer, "notebooks/notebook/id") == ACCOUNT.nbid
+    assert ACCOUNT.login_password.encode() not in answer.content
+
+
+@pytest.mark.parametrize("change", [{"password": "wrong"}, {"login_or_email": "nobody"}, {"password": ""}])
+def test_a_wrong_login_is_refused(notebook: Notebook, change: dict[str, str]) -> None:
+    login = {"login_or_email": ACCOUNT.login, "password": ACCOUNT.login_password} | change
+    answer = notebook.call("GET", "users/user_access_info", login)
+    assert answer.status_code == 401
+    assert found_in_error(answer, "error-code") == "4514"
+
+
+def test_an_answer_repeats_the_request_and_what_signed_it(notebook: Notebook) -> None:
+    query = notebook.signed("get_tree_level") | {"nbid": ACCOUNT.nbid, "parent_tree_id": "0"}
+    answer = notebook.call("GET", "tree_tools/get_tree_level", query)
+    assert found(answer, "request/class") == "tree_tools"
+    assert found(answer, "request/method") == "get_tree_level"
+    for name in ("akid", "expires", "sig", "uid", "nbid"):
+        assert found(answer, f"request/{name}") == query[name]
+    refused = notebook.call("GET", "tree_tools/get_tree_level", query | {"nbid": "other"})
+    assert found_in_error(refused, "request/sig") == query["sig"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("GET", "tree_tools/delete_node"),
+        ("POST", "entries/delete_entry"),
+        ("DELETE", "entries/add_entry"),
+        ("DELETE", "entries/entry_attachment"),
+    ],
+)
+def test_there_is_no_call_that_deletes(notebook: Notebook, verb: str, path: str) -> None:
+    page = notebook.node("p")
+    assert notebook.call(verb, path, {"nbid": ACCOUNT.nbid, "tree_id": page}).status_code == 404
+    assert len(client.objects(notebook.url)) == 1
+
+
 def test_nothing_is_served_without_the_base_path(notebook: Notebook) -> None:
     query = notebook.signed("max_file_size")
     assert notebook.session.get(f"{notebook.url}/users/max_file_size", params=query).status_code == 404
@@ -127,6 +223,39 @@ def test_a_page_holds_no_nodes_and_a_folder_no_entries(notebook: Notebook) -> No
     assert notebook.call("GET", "tree_tools/insert_node", query).status_code == 404
     entry = {"nbid": ACCOUNT.nbid, "pid": folder, "part_type": "text entry", "entry_data": "x"}
     assert notebook.call("POST", "entries/add_entry", entry).status_code == 404
+
+
+def test_a_node_is_renamed_and_moved(notebook: Notebook) -> None:
+    outer, inner, page = notebook.node("outer", folder=True), notebook.node("inner", folder=True), notebook.node("page")
+    query = {"nbid": ACCOUNT.nbid}
+    notebook.call("GET", "tree_tools/update_node", query | {"tree_id": page, "display_text": "new"})
+    notebook.call("GET", "tree_tools/update_node", query | {"tree_id": inner, "parent_tree_id": outer})
+    assert notebook.level() == [(outer, "outer", "false"), (page, "new", "true")]
+    assert notebook.level(outer) == [(inner, "inner", "false")]
+    round_about = query | {"tree_id": outer, "parent_tree_id": inner}
+    assert notebook.call("GET", "tree_tools/update_node", round_about).status_code == 400
+    assert notebook.call("GET", "tree_tools/update_node", query | {"tree_id": "x"}).status_code == 404
+
+
+def test_a_level_tells_what_the_user_may_do(notebook: Notebook) -> None:
+    notebook.node("folder", folder=True)
+    level = notebook.call("GET", "tree_tools/get_tree_level", {"nbid": ACCOUNT.nbid, "parent_tree_id": "0"})
+    assert found(level, "level-nodes/level-node/user-access/can-write") == "true"
+
+
+def test_who_may_only_read_writes_nothing(start: Callable[..., Notebook]) -> None:
+    notebook = start(read_only=True)
+    values = {"nbid": ACCOUNT.nbid, "parent_tree_id": "0"}
+    assert notebook.call("GET", "tree_tools/get_tree_level", values).status_code == 200
+    writing = {
+        "tree_tools/insert_node": ("GET", values | {"display_text": "x", "is_folder": "true"}),
+        "entries/add_entry": ("POST", {"nbid": ACCOUNT.nbid, "pid": "x"}),
+        "entries/update_entry": ("POST", {"eid": "x"}),
+        "entries/update_attachment": ("POST", {"eid": "x"}),
+    }
+    for path, (verb, query) in writing.items():
+        assert b"4509" in notebook.call(verb, path, query).content
+    assert client.objects(notebook.url) == []
 
 
 @pytest.mark.parametrize("in_query", [{"nbid", "pid", "part_type", "entry_data"}, {"nbid", "pid", "part_type"}, set()])
@@ -170,16 +299,20 @@ def test_an_attachment_without_notebook_and_page_goes_to_the_inbox(notebook: Not
     assert notebook.call("POST", "entries/add_attachment", half, data=b"a").status_code == 404
 
 
-def test_a_file_that_is_too_big_is_refused(web: requests.Session) -> None:
-    server = StandInServer(Labarchives(ACCOUNT, max_file_size=10))
-    server.start()
-    try:
-        notebook = Notebook(server.url, web)
-        assert found(notebook.call("GET", "users/max_file_size"), "max-file-size") == "10"
-        response = notebook.call("POST", "entries/add_attachment", {"filename": "f"}, data=b"x" * 11)
-        assert etree.fromstring(response.content).findtext("error/code") == "4521"
-    finally:
-        server.stop()
+@pytest.mark.parametrize("given", [{}, {"nbid": "", "pid": ""}, {"pid": "x"}])
+def test_a_text_without_a_page_does_not_reach_the_inbox(notebook: Notebook, given: dict[str, str]) -> None:
+    values = {"part_type": "text entry", "entry_data": "x"} | given
+    answer = notebook.call("POST", "entries/add_entry", values)
+    assert found_in_error(answer, "error/code") == "4509"
+    assert client.objects(notebook.url) == []
+
+
+def test_a_file_that_is_too_big_is_refused(start: Callable[..., Notebook]) -> None:
+    notebook = start(max_file_size=10)
+    assert found(notebook.call("GET", "users/max_file_size"), "max-file-size") == "10"
+    assert notebook.call("POST", "entries/add_attachment", {"filename": "f"}, data=b"x" * 10).status_code == 200
+    response = notebook.call("POST", "entries/add_attachment", {"filename": "f"}, data=b"x" * 11)
+    assert found_in_error(response, "error/code") == "4521"
 
 
 def test_the_user_s_notebooks_are_listed(notebook: Notebook) -> None:
@@ -224,6 +357,54 @@ def test_strict_pacing_refuses_bursts_and_lets_serial_calls_in(web: requests.Ses
         assert sorted(statuses) == [200, 429, 429]
 
 
+@pytest.mark.parametrize(
+    ("pacing", "beside", "seconds", "let_in"),
+    [
+        (None, 5, 0.0, True),
+        (Pacing.SERIAL, 0, 0.0, True),
+        (Pacing.SERIAL, 1, 9.0, False),
+        (Pacing.INTERVAL, 0, 1.9, False),
+        (Pacing.INTERVAL, 5, 2.0, True),
+        (Pacing.EITHER, 0, 0.0, True),
+        (Pacing.EITHER, 1, 2.0, True),
+        (Pacing.EITHER, 1, 1.9, False),
+    ],
+)
+def test_each_pacing_refuses_its_own_calls(pacing: Pacing | None, beside: int, seconds: float, let_in: bool) -> None:
+    refusal = Labarchives(ACCOUNT, pacing=pacing, interval=2.0).admit(beside, seconds)
+    assert (refusal is None) == let_in
+    assert refusal is None or refusal.status == 429
+
+
+def test_serial_pacing_refuses_calls_beside_another(start: Callable[..., Notebook]) -> None:
+    notebook = start(pacing=Pacing.SERIAL)
+    assert [notebook.call("GET", "users/max_file_size").status_code for _ in range(5)] == [200] * 5
+    client.set_faults(notebook.url, [{"kind": "hang", "times": 1}])
+    with requests.Session() as session:
+        hanging = threading.Thread(target=quietly, args=(Notebook(notebook.url, session),))
+        hanging.start()
+        deadline = time.monotonic() + 10
+        while client.calls(notebook.url)["in_progress"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notebook.call("GET", "users/max_file_size").status_code == 429
+        client.reset(notebook.url)  # lets it go
+        hanging.join()
+    assert notebook.call("GET", "users/max_file_size").status_code == 200
+
+
+def quietly(notebook: Notebook) -> None:
+    with suppress(requests.RequestException):
+        notebook.call("GET", "users/max_file_size")
+
+
+def test_interval_pacing_refuses_a_call_that_comes_too_soon(start: Callable[..., Notebook]) -> None:
+    notebook = start(pacing=Pacing.INTERVAL, interval=600.0)
+    assert [notebook.call("GET", "users/max_file_size").status_code for _ in range(2)] == [200, 429]
+    notebook = start(pacing=Pacing.INTERVAL, interval=0.0)
+    assert [notebook.call("GET", "users/max_file_size").status_code for _ in range(2)] == [200, 200]
+
+
 def test_what_is_sent_cannot_run_on_the_page(notebook: Notebook) -> None:
     script = "<script>alert(1)</script>"
     page = notebook.node(script, notebook.node(script, folder=True))
@@ -238,3 +419,26 @@ def test_what_is_sent_cannot_run_on_the_page(notebook: Notebook) -> None:
 def test_the_fragment_of_a_page_s_link_is_an_anchor(notebook: Notebook) -> None:
     page = notebook.node("p")
     assert f'id="/{ACCOUNT.nbid}/{page}"' in notebook.session.get(f"{notebook.url}/").text
+
+
+def test_the_first_page_shows_what_lies_where(notebook: Notebook) -> None:
+    page = notebook.node("the page", notebook.node("the folder", folder=True))
+    values = {"nbid": ACCOUNT.nbid, "pid": page}
+    notebook.call("POST", "entries/add_entry", values | {"part_type": "text entry"}, data={"entry_data": "a text"})
+    for place in (values, {}):
+        query = place | {"filename": "record.xml", "caption": "the record"}
+        notebook.call("POST", "entries/add_attachment", query, data=b"x")
+    text = notebook.session.get(f"{notebook.url}/").text
+    assert "1 page with 1 text and 1 file" in text
+    for part in ("the folder", "the page", "a text", "the record", "1 bytes"):
+        assert part in text
+    article, contents = text.split("</article>")
+    inbox = contents.partition("Inbox")[2]
+    assert "record.xml" in article
+    assert "record.xml" in inbox
+
+
+def test_an_empty_notebook_says_so(notebook: Notebook) -> None:
+    text = notebook.session.get(f"{notebook.url}/").text
+    assert "No page has arrived yet." in text
+    assert "Nothing has come to the Inbox." in text

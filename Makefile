@@ -3,6 +3,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
+CDCS := nexus_tasks/sandbox/real_cdcs
 ARGS ?=
 
 .PHONY: install demo test chaos lint lock clean
@@ -36,6 +37,8 @@ lint: install
 lock: install
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml --output-file requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --upgrade $(CDCS)/requirements.in --output-file $(CDCS)/requirements.lock
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,8 @@ from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.sandbox import celery_processes, sample_data
 from nexus_tasks.sandbox import sessions as folder_sessions
 from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
+from nexus_tasks.sandbox.real_cdcs.environment import ensure_environment, is_made
+from nexus_tasks.sandbox.real_cdcs.server import ACCOUNTS
 from nexus_tasks.sandbox.sandbox import Sandbox
 from nexus_tasks.states import SessionStatus
 
@@ -37,20 +39,32 @@ def demo(
     ),
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, Flower included.")] = False,
+    real_cdcs: Annotated[
+        bool,
+        typer.Option(
+            "--real-cdcs",
+            help="A real CDCS in place of its stand-in. The first time 50 packages are downloaded into the user's "
+            "cache folder, about 250 MB: 7 s with uv, half a minute with pip, on a fast line.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Build records and export them to stand-ins of CDCS, eLabFTW and LabArchives, on real workers."""
+    """Build records and export them to stand-ins of CDCS, eLabFTW and LabArchives, on real workers.
+
+    With --real-cdcs, CDCS is no stand-in.
+    """
     started = time.monotonic()
     if data is not None:
         folder_sessions.sessions_in(data)  # what is wrong with it is said before anything is started
     say = _Silent() if json else console
-    sandbox = Sandbox.fresh(folder)
+    cdcs_python = _cdcs_python(say) if real_cdcs else None
+    sandbox = Sandbox.fresh(folder, cdcs_python)
     addresses: dict[str, str] = {}
     with ExitStack() as stack:
         if not keep:
             stack.enter_context(Lifeline(sandbox.folder))
         with ExitStack() as running:  # stopped in reverse order, unless all went well and --keep was said
-            say.print("Starting PostgreSQL, Valkey and stand-ins for CDCS, eLabFTW and LabArchives …")
+            say.print(f"Starting PostgreSQL, Valkey{_services(real_cdcs=real_cdcs)} …")
             running.callback(sandbox.stop)
             sandbox.start()
             environment = _environment(sandbox, data)
@@ -67,6 +81,22 @@ def demo(
     _report(views, outcomes, seconds, sandbox, addresses, as_json=json)
     if not all(item.record_status is SessionStatus.COMPLETED for item in views):
         raise typer.Exit(1)
+
+
+def _cdcs_python(say: Any) -> Path:
+    """The Python that CDCS runs with, installed before anything is started."""
+    if not is_made():
+        say.print("Installing CDCS and what it needs, once: 50 packages, about 250 MB …")
+        started = time.monotonic()
+        ensure_environment()
+        say.print(f"Installed in {time.monotonic() - started:.0f} s.")
+    return ensure_environment()
+
+
+def _services(*, real_cdcs: bool) -> str:
+    if real_cdcs:
+        return ", CDCS and stand-ins for eLabFTW and LabArchives"
+    return " and stand-ins for CDCS, eLabFTW and LabArchives"
 
 
 def _environment(sandbox: Sandbox, data: Path | None) -> dict[str, str]:
@@ -158,9 +188,12 @@ def _report(
     if "Flower" in addresses:
         for name, url in addresses.items():
             console.print(f"{name:12} {url}")
+        if sandbox.cdcs is not None:
+            names = " or as ".join(f"{account.name} with the password {account.password}" for account in ACCOUNTS)
+            console.print(f"In CDCS everybody may read these records; log in as {names}.", soft_wrap=True)
         console.print(f"Stop it with: nexus-tasks sandbox down --dir {escape(str(sandbox.folder))}", soft_wrap=True)
     else:
-        console.print("The links open with --keep, which leaves the stand-ins, the worker and Flower running.")
+        console.print("The links open with --keep, which leaves the services, the worker and Flower running.")
 
 
 def _session_document(item: SessionView) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def fault(
     except ValueError as error:
         raise CommandError(f"{error}.") from error
     except requests.RequestException as error:
-        raise CommandError(f"The stand-in for {destination} does not answer at {url}.") from error
+        raise _silent(destination, url) from error
     for item in in_force:
         console.print_json(json_module.dumps({key: value for key, value in item.items() if value is not None}))
     if not in_force:
@@ -91,11 +91,19 @@ def fault(
 @cli.command()
 def calls(destination: str, folder: Folder, *, json: Json = False) -> None:
     """Show what a stand-in was asked."""
-    counted = client.calls(_url(folder, destination))
+    url = _url(folder, destination)
+    try:
+        counted = client.calls(url)
+    except requests.RequestException as error:
+        raise _silent(destination, url) from error
     if json:
         print_json(counted)
         return
     console.print_json(json_module.dumps({key: value for key, value in counted.items() if key != "recent"}))
+
+
+def _silent(destination: str, url: str) -> CommandError:
+    return CommandError(f"The stand-in for {destination} does not answer at {url}.")
 
 
 def _url(folder: Path, destination: str) -> str:

@@ -1,5 +1,7 @@
 """Everything that an installation needs, embedded: PostgreSQL, Valkey and the stand-ins for the three services.
 
+With the Python of a CDCS environment (`real_cdcs.environment`), CDCS is the real one.
+
 `nexus-tasks sandbox` leaves it running in a folder, `nexus-tasks demo` and the acceptance tests build on it. Never a
 production default: no TLS, no passwords, loopback only.
 """
@@ -11,19 +13,22 @@ from pathlib import Path
 
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
 from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError, free_port, stop_stale
+from nexus_tasks.sandbox.real_cdcs.server import RealCdcs
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
 
 MARKER = ".nexus-tasks-sandbox"  # in every folder that we made, and may therefore empty
 ENVIRONMENT_FILE = "env"
+CDCS_FOLDER = "cdcs"  # of the real one
 
 
 class Sandbox:
     """The embedded services in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cdcs_python: Path | None = None) -> None:
         self.folder = folder.absolute()
         self.postgres = EmbeddedPostgres(self.folder / "postgres")
         self.valkey = EmbeddedValkey(self.folder / "valkey")
+        self.cdcs = None if cdcs_python is None else RealCdcs(self.folder / CDCS_FOLDER, cdcs_python)
         self._ports = [free_port() for _ in range(3)]
         self.services = ManagedProcess(
             "services",
@@ -33,7 +38,7 @@ class Sandbox:
         )
 
     @classmethod
-    def fresh(cls, folder: Path) -> "Sandbox":
+    def fresh(cls, folder: Path, cdcs_python: Path | None = None) -> "Sandbox":
         """A sandbox in an empty folder: what an earlier one left there is stopped and removed.
 
         Raises `ProcessError` when the folder holds something that no sandbox made.
@@ -45,18 +50,22 @@ class Sandbox:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / MARKER).touch()
-        return cls(folder)
+        return cls(folder, cdcs_python)
 
     def start(self) -> None:
         """Start the services and write `env`: the `NX_*` settings that lead to them, as KEY=VALUE lines."""
         self.postgres.start()
         self.valkey.start()
         self.services.start()
+        if self.cdcs is not None:
+            self.cdcs.start()
         lines = (f"{key}={value}\n" for key, value in self.environment().items())
         (self.folder / ENVIRONMENT_FILE).write_text("".join(lines), encoding="utf-8")
 
     def stop(self) -> None:
         """Stop the services; what they stored stays."""
+        if self.cdcs is not None:
+            self.cdcs.stop()
         for part in (self.services, self.valkey, self.postgres):
             part.stop()
 
@@ -74,6 +83,7 @@ class Sandbox:
             "NX_ELABFTW_EXPERIMENT_STATUS": "",
             "NX_CA_BUNDLE": "",
             **self._service_settings(),
+            **({} if self.cdcs is None else self.cdcs.environment()),
         }
 
     def _services_ready(self) -> bool:
@@ -88,9 +98,13 @@ class Sandbox:
 
 
 def service_urls(folder: Path) -> dict[str, str]:
-    """Destination → address of its stand-in, from the `env` of a running sandbox; raises `ProcessError`."""
+    """Destination → address of its stand-in, from the `env` of a running sandbox; raises `ProcessError`.
+
+    A real CDCS is no stand-in.
+    """
     file = folder / ENVIRONMENT_FILE
     if not file.is_file():
         raise ProcessError(f"There is no sandbox in {folder}: start one with `nexus-tasks sandbox up --dir {folder}`.")
     values = dict(line.split("=", 1) for line in file.read_text(encoding="utf-8").splitlines())
-    return {name: values[f"NX_{name.upper()}_URL"] for name in ("cdcs", "elabftw", "labarchives")}
+    names = ["elabftw", "labarchives"] if (folder / CDCS_FOLDER).exists() else ["cdcs", "elabftw", "labarchives"]
+    return {name: values[f"NX_{name.upper()}_URL"] for name in names}

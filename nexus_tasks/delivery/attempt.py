@@ -6,6 +6,7 @@ writes how the attempt ended, or `set_aside` gives the lease back until Celery's
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -142,6 +143,12 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
     record, grace = this.record, settings.NX_LOOKUP_GRACE
     zone = ZoneInfo(record.timezone)
     turns = Turns(engine, destination.name, interval_of(destination, settings.NX_INTERVALS))
+
+    def before_call(writes: bool) -> None:
+        turns.take()
+        if writes:
+            this.lease.check()
+
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),
         session_identifier=record.session_identifier,
@@ -156,10 +163,10 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         shared=LedgerCheckpoint(
             engine, DestinationLedger(destination.name), this.lease, turns, grace, patience=PATIENCE_WITH_OTHERS_S
         ),
-        take_turn=turns.take,
+        take_turn=lambda: before_call(True),
     )
     try:
-        return _export(destination, context, this.lease, turns)
+        return _export(destination, context, before_call)
     except (ExportError, LeaseLostError, NotYetResolvableError, NotYourTurnError, DatabaseError):
         raise
     except OSError as error:  # requests' exceptions among them: the network, the file system
@@ -168,12 +175,9 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         raise PermanentError(f"The plugin {destination.name} failed: {type(error).__name__}: {error}") from error
 
 
-def _export(destination: ExportDestination, context: ExportContext, lease: Lease, turns: Turns) -> ExportResult:
-    def before_call(writes: bool) -> None:
-        turns.take()
-        if writes:
-            lease.check()
-
+def _export(
+    destination: ExportDestination, context: ExportContext, before_call: Callable[[bool], None]
+) -> ExportResult:
     valid, problem = destination.validate_config()
     if not valid:
         raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")

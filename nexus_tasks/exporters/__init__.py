@@ -1,4 +1,4 @@
-"""The destinations: the plugin contract (`base`), how they are found (`registry`), and the three that ship.
+"""The destinations: the plugin contract (`base`), how they are found (`registry`), and those that ship.
 
 Nothing here knows of Celery or of the database.
 """

@@ -134,7 +134,7 @@ def secrets(installation: Installation) -> dict[str, set[str]]:
     values = {
         name: installation.environment[name]
         for name, field in Settings.model_fields.items()
-        if "Secret" in str(field.annotation) and name not in NOT_SECRET_HERE
+        if "Secret" in str(field.annotation) and name not in NOT_SECRET_HERE and installation.environment.get(name)
     }
     assert set(values) == {
         "NX_CDCS_TOKEN",

@@ -100,6 +100,7 @@ def test_a_worker_that_names_no_queues_takes_those_of_plugins_too(with_plugins: 
 
     [of_the_worker] = queues.values()
     assert {queue["name"] for queue in of_the_worker} == {
+        "export.archive",
         "export.cdcs",
         "export.elabftw",
         "export.folder",
@@ -130,8 +131,10 @@ def test_in_json_the_plugin_that_does_not_import_is_a_problem(with_plugins: Inst
         "labarchives",
         "elabftw",
         "folder",
+        "archive",
     ]
-    assert all(row["enabled"] and row["valid"] for row in told.document["destinations"])
+    assert [row["destination"] for row in told.document["destinations"] if not row["enabled"]] == ["archive"]
+    assert all(row["valid"] for row in told.document["destinations"] if row["enabled"])
     [problem] = told.document["problems"]
     assert str(plugins / "broken.py") in problem
     assert len(objects(with_plugins.stand_ins.elabftw.url)) == 2  # both sessions of the tests above

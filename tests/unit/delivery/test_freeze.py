@@ -37,12 +37,13 @@ def test_nothing_enabled_is_nothing_frozen() -> None:
     assert freeze([]) == []
 
 
-def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other() -> None:
+def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other_and_the_archive_on_all() -> None:
     items = frozen(*discover([]).destinations)
     assert items == {
         "cdcs": FrozenDestination("cdcs", 100, (), (), updates=True),
         "labarchives": FrozenDestination("labarchives", 90, ("cdcs",), (), updates=True),
         "elabftw": FrozenDestination("elabftw", 85, ("cdcs",), (), updates=True),
+        "archive": FrozenDestination("archive", 10, ("cdcs", "elabftw", "labarchives"), (), updates=True),
     }
 
 

@@ -18,7 +18,9 @@ from nexus_tasks.exporters.registry import (
     window_of,
 )
 
-SHIPPED = ["cdcs", "labarchives", "elabftw"]
+SHIPPED = ["cdcs", "labarchives", "elabftw", "archive"]
+CONFIGURED = SHIPPED[:3]  # by the settings of these tests
+WITH_LAB_FOLDER = [*CONFIGURED, "lab_folder", "archive"]
 ALL_SET = {
     "NX_CDCS_URL": "https://cdcs.example.org",
     "NX_CDCS_TOKEN": "s3cret",
@@ -121,12 +123,13 @@ def test_the_snippet_of_the_documentation_says_what_is_valid(
     assert elabftw.rstrip() == "elabftw: ✓"
 
 
-def test_the_three_that_ship_are_found_the_highest_priority_first() -> None:
+def test_the_four_that_ship_are_found_the_highest_priority_first() -> None:
     found = discover([])
     assert [(destination.name, destination.priority) for destination in found.destinations] == [
         ("cdcs", 100),
         ("labarchives", 90),
         ("elabftw", 85),
+        ("archive", 10),
     ]
     assert found.problems == ()
 
@@ -136,7 +139,7 @@ def test_those_are_enabled_whose_settings_are_there(configure: Callable[..., Non
     configure(NX_ELABFTW_URL="https://elabftw.example.org", NX_ELABFTW_API_KEY="1-s3cret")
     assert [destination.name for destination in get_enabled_destinations()] == ["elabftw"]
     configure(**ALL_SET)
-    assert [destination.name for destination in get_enabled_destinations()] == SHIPPED
+    assert [destination.name for destination in get_enabled_destinations()] == CONFIGURED
 
 
 def test_a_destination_is_known_by_name_enabled_or_not() -> None:
@@ -182,7 +185,7 @@ def test_a_class_that_a_plugin_only_imports_is_not_its_destination(plugins: Path
     text = "from nexus_tasks.exporters.destinations.cdcs import CDCSDestination\n" + dedent(PLUGIN)
     write_plugin(text=text)
     found = discover([plugins])
-    assert names_of(found) == [*SHIPPED, "lab_folder"]
+    assert names_of(found) == WITH_LAB_FOLDER
     assert found.problems == ()
 
 
@@ -264,14 +267,14 @@ def test_a_plugin_that_breaks_later_stops_no_other(
     plugin = get_destination("lab_folder")
     assert plugin is not None
     vars(plugin)["broken"] = True
-    assert [destination.name for destination in get_enabled_destinations()] == SHIPPED
+    assert [destination.name for destination in get_enabled_destinations()] == CONFIGURED
 
 
 def test_the_second_plugin_of_a_name_is_the_one_that_is_refused(plugins: Path, write_plugin: WritePlugin) -> None:
     write_plugin(file="a.py")
     second = write_plugin(file="b.py")
     found = discover([plugins])
-    assert names_of(found) == [*SHIPPED, "lab_folder"]
+    assert names_of(found) == WITH_LAB_FOLDER
     assert [problem.where for problem in found.problems] == [str(second)]
 
 
@@ -279,7 +282,7 @@ def test_one_bad_plugin_does_not_hide_a_good_one(plugins: Path, write_plugin: Wr
     write_plugin(text="import carrier_pigeon", file="a.py")
     write_plugin(file="b.py")
     found = discover([plugins])
-    assert names_of(found) == [*SHIPPED, "lab_folder"]
+    assert names_of(found) == WITH_LAB_FOLDER
     assert len(found.problems) == 1
 
 
@@ -327,7 +330,7 @@ def test_an_installed_package_brings_a_destination_by_entry_point(
     finally:
         for name in ("lab_package", "lab_package.destination"):
             sys.modules.pop(name, None)
-    assert names_of(found) == [*SHIPPED, "lab_folder"]
+    assert names_of(found) == WITH_LAB_FOLDER
     assert found.problems == ()
 
 
@@ -343,4 +346,10 @@ def test_an_entry_point_that_leads_nowhere_is_reported(monkeypatch: pytest.Monke
 def test_a_window_is_what_the_plugin_declares_or_the_default(plugins: Path, write_plugin: WritePlugin) -> None:
     write_plugin(("priority = 50", "priority = 50\n    window = 3"))
     windows = {destination.name: window_of(destination) for destination in discover([plugins]).destinations}
-    assert windows == {"cdcs": DEFAULT_WINDOW, "labarchives": 1, "elabftw": DEFAULT_WINDOW, "lab_folder": 3}
+    assert windows == {
+        "cdcs": DEFAULT_WINDOW,
+        "labarchives": 1,
+        "elabftw": DEFAULT_WINDOW,
+        "lab_folder": 3,
+        "archive": DEFAULT_WINDOW,
+    }

@@ -171,11 +171,6 @@ def test_the_workspace_is_chosen_by_its_title(
     assert str(record["workspace"]) == result.metadata["workspace_id"] == number
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=PermanentError,
-    reason="cdcs_api does not know CDCS's words for it yet: 'permission to write into this workspace'",
-)
 def test_a_workspace_that_may_only_be_read_is_a_configuration_error(
     exporter: Exporter, context: ExportContext, administrator: Person, group: Callable[..., str]
 ) -> None:

@@ -92,7 +92,7 @@ class CDCSDestination:
                 "done": steps.done,
                 "title": title,
                 "template_id": self._memory.get(_template_key()),
-                "workspace_id": self._memory.get(_workspace_key()) if _wants_workspace() else None,
+                "workspace_id": self._memory.get(_workspace_key()),
             },
         )
         if settings.NX_CDCS_USER_OWNED_RECORDS:
@@ -141,7 +141,7 @@ class CDCSDestination:
         return self._remembered(key, lambda: api.current_template(key[-1]))
 
     def _workspace(self, api: CdcsApi) -> str | None:
-        if not _wants_workspace():
+        if not get_settings().NX_CDCS_ASSIGN_TO_PUBLIC_WORKSPACE:
             return None
         key = _workspace_key()
         return self._remembered(key, lambda: str(api.workspace(key[-1])["id"]))
@@ -244,10 +244,6 @@ def _invalid(errors: str) -> PermanentError:
         f"The record does not fit the schema of CDCS's template {get_settings().NX_CDCS_TEMPLATE_TITLE!r}, it was not "
         f"sent: {errors}. Build the session again, or have the template changed, and retry."
     )
-
-
-def _wants_workspace() -> bool:
-    return get_settings().NX_CDCS_ASSIGN_TO_PUBLIC_WORKSPACE
 
 
 def _template_key() -> tuple[str, str, str]:

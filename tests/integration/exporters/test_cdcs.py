@@ -5,7 +5,7 @@ import pytest
 import requests
 
 from nexus_tasks.exporters.base import ExportContext, MemoryCheckpoint, PermanentError, TransientError
-from nexus_tasks.exporters.http import before_each_write
+from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.title import record_title
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from nexus_tasks.sandbox.services.standins import CDCS_TOKEN
@@ -192,7 +192,7 @@ def test_a_template_that_is_refused_is_asked_for_again(cdcs: Destination, contex
 
 def test_each_writing_call_is_checked_directly_before_it(cdcs: Destination, context: ExportContext) -> None:
     checks: list[int] = []
-    with before_each_write(lambda: checks.append(len(cdcs.writing_calls))):
+    with before_each_call(lambda writes: checks.append(len(cdcs.writing_calls)) if writes else None):
         cdcs.export(context)
         rebuild(context)
         cdcs.export(context)

@@ -18,8 +18,12 @@ from nexus_tasks.exporters.destinations.cdcs import CDCSDestination
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
 
 TEMPLATES = "/rest/template-version-manager/global/"
+TEMPLATE = "/rest/template/"
 WORKSPACES = "/rest/workspace/read_access/"
 RECORDS = "/rest/data/"
+XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
+  <xs:element name="Experiment" type="xs:string"/>
+</xs:schema>"""
 
 
 class FakeCDCS:
@@ -27,6 +31,7 @@ class FakeCDCS:
 
     def __init__(self) -> None:
         self.template = "41"
+        self.schemas = {"41": XSD, "42": XSD}  # by template
         self.workspaces: list[dict[str, Any]] = [
             {"id": 3, "title": "Other"},
             {"id": 8, "title": "Global Public Workspace"},
@@ -40,6 +45,9 @@ class FakeCDCS:
             return Reply(200, json.dumps([old, {**old, "is_disabled": False, "current": self.template}]))
         if received.path == WORKSPACES:
             return Reply(200, json.dumps(self.workspaces))
+        if received.path.startswith(TEMPLATE):
+            xsd = self.schemas[received.path.removeprefix(TEMPLATE).rstrip("/")]
+            return Reply(200, json.dumps({"content": xsd, "hash": "5fffc8063eba50cf", "format": "XSD"}))
         assert received.call == f"POST {RECORDS}"
         return self.record(json.loads(received.body))
 
@@ -157,6 +165,10 @@ def test_titles_that_are_not_there_name_their_setting(
         (Reply(500, '{"message": "Element Experiment: not expected."}'), PermanentError),
         (Reply(500, '{"message": "string is too long for tsvector (1100000 bytes, max 1048575)"}'), PermanentError),
         (Reply(500, '{"message": "The user doesn\'t have enough rights to publish."}'), ConfigurationError),
+        (
+            Reply(500, '{"message": "The user does not have the permission to write into this workspace."}'),
+            ConfigurationError,
+        ),
         (Reply(500, '{"message": "server closed the connection unexpectedly"}'), TransientError),
         (Reply(500, "<html><h1>Server Error (500)</h1></html>"), TransientError),
         (Reply(500), TransientError),
@@ -224,3 +236,135 @@ def test_its_settings_are_checked_without_network(configure: Callable[..., None]
     )
     configure(NX_CDCS_URL="https://cdcs.example.org/")
     assert destination.validate_config() == (True, None)
+
+
+def only(type_name: str) -> str:
+    """A schema by which the text of a record must be of this type."""
+    return XSD.replace("xs:string", type_name)
+
+
+def test_without_a_workspace_none_is_asked_for_or_sent(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, configure: Callable[..., None]
+) -> None:
+    configure(NX_CDCS_ASSIGN_TO_PUBLIC_WORKSPACE="no")
+    result = CDCSDestination().export(context)
+    assert result.metadata["workspace_id"] is None
+    assert json.loads(server.received[-1].body)["workspace"] is None
+    assert f"GET {WORKSPACES}" not in server.calls
+
+
+def test_a_record_that_is_not_valid_is_refused_by_line_before_anything_is_made(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    cdcs.schemas["41"] = only("xs:int")
+    with pytest.raises(PermanentError, match=r"not sent: line 2: Element 'Experiment': 'Größe 5 µm' is not a valid"):
+        CDCSDestination().export(context)
+    assert f"POST {RECORDS}" not in server.calls
+    assert context.checkpoint.get("record") is None
+
+
+def test_a_record_is_refused_only_by_the_schema_that_holds_now(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    cdcs.schemas["41"] = only("xs:int")
+    destination = CDCSDestination()
+    with pytest.raises(PermanentError):
+        destination.export(context)
+    cdcs.template = "42"  # the template was changed, and what is remembered of it is out of date
+    assert destination.export(context).metadata["template_id"] == "42"
+
+
+def test_a_record_that_an_older_try_has_made_is_found_before_its_new_content_is_refused(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    there = {
+        "id": 123,
+        "title": "2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123",
+        "xml_content": f"<Experiment><id>{context.session_identifier}</id></Experiment>",
+    }
+    good, lost = server.answer, Reply(502)
+    cdcs.record = lambda _: lost
+    with pytest.raises(TransientError):
+        CDCSDestination().export(context)
+    context.xml_file_path.write_text(f"<Other><id>{context.session_identifier}</id></Other>")
+    replies = {
+        f"POST {RECORDS}query/": Reply(200, json.dumps([there])),
+        "GET /rest/data/123/": Reply(200, '{"id": 123, "template": 41}'),
+    }
+    server.answer = lambda received: replies.get(received.call) or good(received)
+    with pytest.raises(PermanentError, match="not sent"):
+        CDCSDestination().export(context)
+    assert context.checkpoint.get("record") == "123"
+    assert "PATCH /rest/data/123/" not in server.calls
+
+
+@pytest.mark.parametrize("belongs_to", ["41", "42"])
+def test_an_update_is_judged_by_the_version_that_its_record_belongs_to(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, belongs_to: str
+) -> None:
+    cdcs.schemas["42"] = only("xs:int")
+    CDCSDestination().export(context)
+    context.xml_file_path.write_text("<Experiment>new</Experiment>")
+    cdcs.template, good = "42", server.answer
+    replies = {
+        "GET /rest/data/123/": Reply(200, json.dumps({"id": 123, "template": int(belongs_to)})),
+        "PATCH /rest/data/123/": Reply(200, '{"id": 123, "xml_content": ""}'),
+    }
+    server.answer = lambda received: replies.get(received.call) or good(received)
+    if belongs_to == "41":
+        assert CDCSDestination().export(context).metadata["done"] == "updated"
+    else:
+        with pytest.raises(PermanentError, match="'new' is not a valid value"):
+            CDCSDestination().export(context)
+        assert "PATCH /rest/data/123/" not in server.calls
+
+
+def test_an_update_that_is_not_valid_of_a_record_that_is_gone_says_that_it_is_gone(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    CDCSDestination().export(context)
+    context.xml_file_path.write_text("<Other/>")
+    good = server.answer
+    gone = Reply(404, '{"message": "Data not found."}')
+    server.answer = lambda received: gone if received.path == "/rest/data/123/" else good(received)
+    with pytest.raises(PermanentError, match="--recreate"):
+        CDCSDestination().export(context)
+
+
+def test_a_schema_that_cannot_be_compiled_here_leaves_it_to_cdcs(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    cdcs.schemas["41"] = XSD.replace("<xs:element", '<xs:include schemaLocation="http://127.0.0.1:1/x"/><xs:element')
+    destination = CDCSDestination()
+    for _ in range(2):
+        assert destination.export(replace(context, checkpoint=type(context.checkpoint)())).success
+    assert caplog.text.count("CDCS alone validates the records") == 1
+
+
+def test_a_schema_that_is_not_shown_leaves_it_to_cdcs(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    good, refused = server.answer, Reply(403, '{"message": "The user does not have enough rights."}')
+    server.answer = lambda received: refused if received.path.startswith(TEMPLATE) else good(received)
+    destination = CDCSDestination()
+    destination.export(context)
+    server.received.clear()
+    destination.export(replace(context, checkpoint=type(context.checkpoint)()))
+    assert server.calls == [f"POST {RECORDS}"]  # it is not asked for each time
+
+
+def test_a_schema_that_cannot_be_had_for_the_moment_is_waited_for(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    good = server.answer
+    server.answer = lambda received: Reply(503) if received.path.startswith(TEMPLATE) else good(received)
+    with pytest.raises(TransientError):
+        CDCSDestination().export(context)
+    assert f"POST {RECORDS}" not in server.calls
+
+
+def test_a_template_that_is_disabled_is_named(server: FakeServer, cdcs: FakeCDCS, context: ExportContext) -> None:
+    disabled = [{"id": 1, "title": "Nexus Experiment Schema", "is_disabled": True, "current": "7"}]
+    server.reply(200, json.dumps(disabled))
+    with pytest.raises(ConfigurationError, match=r"is disabled in CDCS: enable it .* NX_CDCS_TEMPLATE_TITLE"):
+        CDCSDestination().export(context)

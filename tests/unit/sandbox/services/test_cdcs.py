@@ -1,4 +1,7 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +9,8 @@ import pytest
 import requests
 
 from nexus_tasks.sandbox.services import StandIns, client
+from nexus_tasks.sandbox.services.cdcs import Cdcs as CdcsService
+from nexus_tasks.sandbox.services.server import StandInServer
 
 XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
   <xs:element name="Experiment"><xs:complexType><xs:sequence>
@@ -18,10 +23,10 @@ VALID = "<Experiment><title>one</title></Experiment>"
 class Cdcs:
     """A client with the right token."""
 
-    def __init__(self, stand_ins: StandIns, session: requests.Session) -> None:
-        self.url = stand_ins.cdcs.url
+    def __init__(self, url: str, token: str, session: requests.Session) -> None:
+        self.url = url
         self.session = session
-        session.headers["Authorization"] = f"Token {stand_ins.environment()['NX_CDCS_TOKEN']}"
+        session.headers["Authorization"] = f"Token {token}"
 
     def call(self, method: str, path: str, **arguments: Any) -> requests.Response:
         return self.session.request(method, f"{self.url}{path}", allow_redirects=False, **arguments)
@@ -33,14 +38,31 @@ class Cdcs:
 
 @pytest.fixture
 def cdcs(stand_ins: StandIns, web: requests.Session) -> Cdcs:
-    return Cdcs(stand_ins, web)
+    return Cdcs(stand_ins.cdcs.url, stand_ins.environment()["NX_CDCS_TOKEN"], web)
 
 
 @pytest.fixture
 def validating(tmp_path: Path, web: requests.Session) -> Iterator[Cdcs]:
     (tmp_path / "schema.xsd").write_text(XSD)
     with StandIns.start(xsd=tmp_path / "schema.xsd") as stand_ins:
-        yield Cdcs(stand_ins, web)
+        yield Cdcs(stand_ins.cdcs.url, stand_ins.environment()["NX_CDCS_TOKEN"], web)
+
+
+@contextmanager
+def site(web: requests.Session, **options: Any) -> Iterator[Cdcs]:
+    """One that differs from the usual."""
+    server = StandInServer(CdcsService("a-token", **options), 0, "127.0.0.1")
+    server.start()
+    try:
+        yield Cdcs(server.url, "a-token", web)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def administrator(web: requests.Session) -> Iterator[Cdcs]:
+    with site(web, administrator=True) as cdcs:
+        yield cdcs
 
 
 @pytest.mark.parametrize("header", [None, "Token wrong", "sandbox-cdcs-token", "Bearer sandbox-cdcs-token"])
@@ -113,7 +135,7 @@ def test_an_unknown_template_or_workspace_is_400(cdcs: Cdcs, field: str, value: 
 def test_a_workspace_without_rights_is_500_and_saves_nothing(cdcs: Cdcs) -> None:
     response = cdcs.create(workspace=3)
     assert response.status_code == 500
-    assert "rights to publish" in response.json()["message"]
+    assert "permission to write into this workspace" in response.json()["message"]
     assert client.objects(cdcs.url) == []
 
 
@@ -194,8 +216,97 @@ def test_the_template_to_use_is_the_current_version_of_its_manager(cdcs: Cdcs) -
 
 
 def test_what_administrators_may_do_is_403(cdcs: Cdcs) -> None:
-    assert cdcs.call("GET", "/rest/user/").status_code == 403
-    assert cdcs.call("PATCH", "/rest/data/101/change-owner/1").status_code == 403
+    for method, path in (
+        ("GET", "/rest/user/"),
+        ("POST", "/rest/user/"),
+        ("GET", "/rest/admin/data/"),
+        ("PATCH", "/rest/data/101/change-owner/1"),
+    ):
+        response = cdcs.call(method, path, json={"username": "new", "password": "secret"})
+        assert (response.status_code, list(response.json())) == (403, ["detail"])
+
+
+def test_an_administrator_sees_and_makes_users(administrator: Cdcs) -> None:
+    before = administrator.call("GET", "/rest/user/").json()
+    made = administrator.call("POST", "/rest/user/", json={"username": "jsmith", "password": "secret"})
+    assert made.status_code == 201
+    assert made.json() == {"id": made.json()["id"], "username": "jsmith", "email": ""}
+    assert administrator.call("GET", "/rest/user/").json() == [*before, made.json()]
+
+
+@pytest.mark.parametrize(
+    ("user", "field"),
+    [
+        ({"username": "nexuslims", "password": "secret"}, "username"),
+        ({"username": "John Smith", "password": "secret"}, "username"),
+        ({"username": "x" * 151, "password": "secret"}, "username"),
+        ({"username": "jsmith"}, "password"),
+        ({"password": "secret"}, "username"),
+    ],
+)
+def test_a_user_that_cannot_be_made_is_a_bare_400(administrator: Cdcs, user: dict[str, str], field: str) -> None:
+    response = administrator.call("POST", "/rest/user/", json=user)
+    assert response.status_code == 400
+    assert list(response.json()) == [field]
+
+
+def test_a_record_that_was_given_away_is_not_among_ones_own(administrator: Cdcs) -> None:
+    number = administrator.create(title="T").json()["id"]
+    given = administrator.call("PATCH", f"/rest/data/{number}/change-owner/1")
+    assert (given.status_code, given.json()) == (200, {})
+    assert administrator.call("GET", f"/rest/data/{number}/").json()["user_id"] == "1"
+    assert administrator.call("GET", "/rest/data/", params={"title": "T"}).json()["results"] == []
+    found = administrator.call("POST", "/rest/data/query/", json={"query": {}, "title": "T", "all": "true"})
+    assert [record["id"] for record in found.json()] == [number]
+    listed = administrator.call("GET", "/rest/admin/data/", params={"title": "T"})
+    assert [record["id"] for record in listed.json()] == [number]
+    assert administrator.call("PATCH", f"/rest/data/{number}/", json={"title": "new"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["{id}/change-owner/99", "{id}/change-owner/nobody", "999/change-owner/1"])
+def test_an_owner_or_record_that_is_not_there_is_404(administrator: Cdcs, path: str) -> None:
+    number = administrator.create().json()["id"]
+    response = administrator.call("PATCH", f"/rest/data/{path.format(id=number)}")
+    assert (response.status_code, response.json()) == (404, {"message": "Data or user not found."})
+    assert administrator.call("PATCH", f"/rest/data/{number}/change-owner/1/").status_code == 404
+
+
+def test_a_site_may_call_a_document_content_and_pass_the_other_name_over(web: requests.Session) -> None:
+    with site(web, document_field="content") as cdcs:
+        refused = cdcs.create()
+        assert (refused.status_code, list(refused.json()["message"])) == (400, ["content"])
+        made = cdcs.create(content="<a/>").json()
+        assert "xml_content" not in made
+        changed = cdcs.call("PATCH", f"/rest/data/{made['id']}/", json={"xml_content": "<b/>"})
+        assert (changed.status_code, changed.json()["content"]) == (200, "<a/>")
+
+
+def test_rights_to_publish_do_not_show_in_the_list_of_writable_workspaces(cdcs: Cdcs, administrator: Cdcs) -> None:
+    assert administrator.call("GET", "/rest/workspace/write_access/").json()[0]["id"] == 8
+    administrator.session.headers["Authorization"] = "Token sandbox-cdcs-token"
+    assert cdcs.call("GET", "/rest/workspace/write_access/").json() == []
+    assert cdcs.create(workspace=8).status_code == 201
+
+
+def test_a_list_of_workspaces_wants_no_trailing_slash(cdcs: Cdcs) -> None:
+    assert cdcs.call("GET", "/rest/workspace/read_access").status_code == 200
+
+
+def test_it_tells_its_version_and_its_time(cdcs: Cdcs) -> None:
+    response = cdcs.call("GET", "/rest/core-settings/")
+    assert response.json()["core_version"] == "2.23.0"
+    assert abs((parsedate_to_datetime(response.headers["Date"]) - datetime.now(UTC)).total_seconds()) < 5
+
+
+def test_its_clock_can_be_wrong(web: requests.Session) -> None:
+    with site(web, clock_ahead=3600) as cdcs:
+        told = parsedate_to_datetime(cdcs.call("GET", "/rest/core-settings/").headers["Date"])
+    assert (told - datetime.now(UTC)).total_seconds() > 3500
+
+
+def test_only_a_template_that_validates_claims_to_be_an_xml_schema(cdcs: Cdcs, validating: Cdcs) -> None:
+    assert validating.call("GET", "/rest/template/41/").json()["format"] == "XSD"
+    assert cdcs.call("GET", "/rest/template/41/").json()["format"] == "JSON"
 
 
 def test_the_page_of_a_record_is_200_even_if_there_is_none(cdcs: Cdcs) -> None:

@@ -1,7 +1,7 @@
 """Celery's processes as an operator would start them: worker, beat and Flower, with the settings of a sandbox."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -12,10 +12,16 @@ WORKER_DEADLINE_S = 60  # a cold start imports everything once
 
 
 def worker(
-    folder: Path, environment: Mapping[str, str], *, name: str = "worker", concurrency: int = 4
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    name: str = "worker",
+    concurrency: int = 4,
+    queues: Sequence[str] = (),
 ) -> ManagedProcess:
-    """A worker for all queues, ready when Celery says so."""
+    """A worker for these queues, for all if none is named; ready when Celery says so."""
     arguments = ["worker", "--hostname", f"{name}@%h", "--concurrency", str(concurrency), "--loglevel", "INFO"]
+    arguments += ["-Q", ",".join(queues)] if queues else []
     process = _celery(name, folder, environment, arguments, deadline=WORKER_DEADLINE_S)
     process.ready = lambda: " ready." in process.logs_since_start()
     return process

@@ -28,7 +28,7 @@ from tests.chaos.records import records
 NOTEBOOKS = ("elabftw", "labarchives")
 POLL_S = 0.5
 LONGEST_S = 1800
-WORKERS = 2
+WORKERS: tuple[tuple[str, ...], ...] = ((), ())  # two, each for all queues
 CONCURRENCY = 4
 AWAY = {"kind": "status", "status": 503}
 

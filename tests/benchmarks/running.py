@@ -1,6 +1,6 @@
 """A whole installation with default settings for a benchmark: embedded servers, stand-ins, workers and beat."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,13 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, settings: Mapping[str, str], *, workers: int, concurrency: int) -> Iterator[Running]:
-    """Start it in `folder`, with these settings beside those that lead to its parts; stopped at the end."""
+def running(
+    folder: Path, settings: Mapping[str, str], *, workers: Sequence[Sequence[str]], concurrency: int
+) -> Iterator[Running]:
+    """Start it in `folder`, with these settings beside those that lead to its parts; stopped at the end.
+
+    `workers` names the queues of each worker; one that names none takes all.
+    """
     sandbox = Sandbox.fresh(folder)
     with ExitStack() as parts:
         parts.enter_context(Lifeline(sandbox.folder))
@@ -34,8 +39,10 @@ def running(folder: Path, settings: Mapping[str, str], *, workers: int, concurre
         addresses = {name: environment[f"NX_{name.upper()}_URL"] for name in ("cdcs", "elabftw", "labarchives")}
         environment |= settings
         started = [
-            celery_processes.worker(sandbox.folder, environment, name=f"worker{number}", concurrency=concurrency)
-            for number in range(workers)
+            celery_processes.worker(
+                sandbox.folder, environment, name=f"worker{number}", concurrency=concurrency, queues=queues
+            )
+            for number, queues in enumerate(workers)
         ]
         for process in (*started, celery_processes.beat(sandbox.folder, environment)):
             parts.callback(process.stop)

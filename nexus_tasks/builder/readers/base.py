@@ -1,15 +1,21 @@
-"""The words that readers answer in: datasets and their facts; everything in the builder that follows uses them."""
+"""The words that readers answer in, datasets and their facts, and the interface of a reader.
 
+Everything in the builder that follows uses the words. Who adds a reader implements `Reader` and names the class under
+the entry-point group `nexus_tasks.readers`; nothing else of this package needs to be known.
+"""
+
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, Protocol
 
 from nexus_tasks.builder.files import DataFile
 
 ACQUISITION_TIME = "Acquisition Time"  # a fact where the file itself says when
 
-DatasetType = Literal["Image", "Spectrum", "SpectrumImage", "Diffraction", "Unknown", "Misc"]
+DatasetType = Literal["Image", "Spectrum", "SpectrumImage", "Diffraction", "Notes", "Misc", "Unknown"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,33 @@ class Dataset:
     acquired: datetime | None  # by the instrument's clock; the modification time where the file says nothing
     facts: tuple[Fact, ...]
     preview: bytes | None  # PNG
-    reader: str  # what read it: "basic", "pictures", or the name of a RosettaSciIO plugin
+    reader: str  # what read it: a reader's name, or that of the RosettaSciIO plugin
     problem: str | None = None  # why it could not be read in full, in one line
+
+
+class Reader(Protocol):
+    """One way to read files. Its methods are called in the child process only, where they may fail in any way.
+
+    `name` tells readers apart in records and messages. Readers are asked in order (see `order`); the first that fits a
+    file and reads it without raising answers for all of it.
+    """
+
+    name: str
+
+    def fits(self, file: DataFile) -> bool:
+        """Whether it is worth a try: by extension and, where that says too little, by a look at the first bytes."""
+
+    def read(self, file: DataFile) -> Iterable[Dataset]:
+        """One dataset for each signal in the file, at least one.
+
+        Data are read lazily: a file of any size is read with little memory. `location` and the facts that every file
+        has need no care. Times without zone mean the instrument's. Raises anything for what it cannot read; a dataset
+        whose facts are known and whose data are damaged is better returned with a `problem`.
+        """
+
+
+class DamagedFileError(Exception):
+    """What is wrong with a file, in a reader's own plain words."""
 
 
 class UnreadableError(Exception):
@@ -48,6 +79,8 @@ def file_format(file: DataFile) -> str:
 def one_line(error: BaseException | str, limit: int = 300) -> str:
     """An error as one line of at most `limit` characters, for `Dataset.problem`."""
     text = " ".join(str(error).split())
-    if isinstance(error, BaseException):
+    if isinstance(error, struct.error | EOFError):
+        error = text = f"it ends too early, or is damaged ({text})" if text else "it ends too early"
+    if isinstance(error, BaseException) and not isinstance(error, DamagedFileError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,5 +1,7 @@
 """What every file has, without looking inside; all that is known where no reader fits or none succeeds."""
 
+from datetime import tzinfo
+
 from nexus_tasks.builder.files import DataFile
 from nexus_tasks.builder.readers.base import Dataset, Fact, file_format
 
@@ -8,11 +10,11 @@ FILE_SIZE = "File Size"
 MODIFICATION_TIME = "Modification Time"
 
 
-def file_facts(file: DataFile) -> tuple[Fact, ...]:
-    """Size in bytes and modification time in UTC."""
+def file_facts(file: DataFile, zone: tzinfo) -> tuple[Fact, ...]:
+    """Size in bytes and modification time by the clocks of `zone`; `isolation` gives them to every dataset."""
     return (
         Fact(FILE_SIZE, str(file.size), "B"),
-        Fact(MODIFICATION_TIME, file.mtime.isoformat(timespec="seconds")),
+        Fact(MODIFICATION_TIME, file.mtime.astimezone(zone).isoformat(timespec="seconds")),
     )
 
 
@@ -25,7 +27,7 @@ def read(file: DataFile) -> tuple[Dataset, ...]:
             format=file_format(file),
             type="Unknown",
             acquired=None,
-            facts=file_facts(file),
+            facts=(),
             preview=None,
             reader="basic",
         ),

@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nexus_tasks.builder.files import DataFile
@@ -28,15 +28,18 @@ def main() -> None:
     """Announce whether RosettaSciIO is there, then serve."""
     answers = _take_over_stdout()
     try:
-        read = _readers()
+        read, left_out = _readers()
     except ImportError as error:
         _say(answers, {"ready": False, "problem": one_line(error)})
         return
-    serve(read, answers)
+    serve(read, answers, left_out)
 
 
-def serve(read: Read, answers: int | None = None) -> None:
-    """Answer requests with what `read` returns or raises, until standard input ends."""
+def serve(read: Read, answers: int | None = None, left_out: Sequence[str] = ()) -> None:
+    """Answer requests with what `read` returns or raises, until standard input ends.
+
+    The greeting names the readers that are left out, each in a sentence that says why.
+    """
     time_limit, memory_limit = float(sys.argv[1]), int(sys.argv[2])
     answers = _take_over_stdout() if answers is None else answers
     # Private writable memory is what counts: a lazily read file of 10 GB is mapped, and needs address space only.
@@ -44,7 +47,7 @@ def serve(read: Read, answers: int | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
     logging.disable()
-    _say(answers, {"ready": True})
+    _say(answers, {"ready": True, "left_out": list(left_out)})
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, time_limit + GRACE)
         out_of_memory = False
@@ -67,19 +70,14 @@ def serve(read: Read, answers: int | None = None) -> None:
             return
 
 
-def _readers() -> Read:
+def _readers() -> tuple[Read, list[str]]:
     import dask
 
-    from nexus_tasks.builder.readers import basic, pictures, rosettasciio
+    from nexus_tasks.builder.readers import order
 
     dask.config.set(scheduler="synchronous")  # one chunk in memory at a time, and no threads to be ended with
-
-    def read(file: DataFile) -> tuple[Dataset, ...]:
-        if file.path.suffix[1:].lower() in pictures.EXTENSIONS:
-            return pictures.read(file)
-        return rosettasciio.read(file) if rosettasciio.knows(file) else basic.read(file)
-
-    return read
+    readers, left_out = order.readers()
+    return lambda file: order.read(file, readers), left_out
 
 
 def _take_over_stdout() -> int:

@@ -29,7 +29,7 @@ from nexus_tasks.builder.readers.messages import dataset_from_json, file_to_json
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 60.0  # seconds for one file; headers take milliseconds, summing a large spectrum image some seconds
-MEMORY_LIMIT = 2 * 1024**3  # bytes; the libraries take 0.1 GiB, and a .ser file is read whole whatever its size
+MEMORY_LIMIT = 2 * 1024**3  # bytes; the libraries take 0.1 GiB, and some formats can only be read whole
 START_TIMEOUT = 60.0  # seconds to import the libraries: one when they are cached, many on a busy shared disk
 LARGEST_ANSWER = 64 * 1024**2  # bytes; a hundred datasets with previews stay below
 
@@ -64,6 +64,7 @@ class FileReader:
         self._command = [*command, str(timeout_s), str(memory_limit)]
         self._child: _Child | None = None
         self._installed = True
+        self._remarks: dict[str, None] = {}  # each once, in order
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +79,11 @@ class FileReader:
         if self._child is not None:
             self._child.end()
             self._child = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the child said when it started: sentences about readers that are missing. They are logged as well."""
+        return tuple(self._remarks)
 
     def read(self, file: DataFile, *, zone: tzinfo = UTC) -> tuple[Dataset, ...]:
         """The datasets of `file`, at least one; times in the file that name no zone are taken to be in `zone`.
@@ -121,12 +127,18 @@ class FileReader:
             else:
                 child.end()
                 self._installed = False
-                logger.warning(
+                self._remark(
                     "Microscope formats are not read, records hold file names, sizes and times only: "
-                    "install nexus-tasks[readers] (%s)",
-                    missing,
+                    f"install nexus-tasks[readers] ({missing})."
                 )
+            for sentence in child.left_out:
+                self._remark(sentence)
         return self._child
+
+    def _remark(self, sentence: str) -> None:
+        if sentence not in self._remarks:  # a child that is replaced says it again
+            self._remarks[sentence] = None
+            logger.warning("%s", sentence)
 
 
 class _Child:
@@ -143,6 +155,7 @@ class _Child:
             start_new_session=True,  # a Ctrl-C in the terminal is for the worker, which then ends the child
         )
         self._unread = b""
+        self.left_out: tuple[str, ...] = ()  # readers that do not load, each in a sentence
 
     def start(self) -> str | None:
         """Wait until it is ready: None, or why RosettaSciIO cannot be imported. Raises `ReaderStartError`."""
@@ -154,6 +167,7 @@ class _Child:
             self.end()
             reason = said or str(error) or f"no answer within {START_TIMEOUT:g} s"
             raise ReaderStartError(f"The process that reads files does not start: {reason}.") from None
+        self.left_out = tuple(str(sentence) for sentence in greeting.get("left_out", ()))
         return None if ready else str(greeting["problem"])
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -244,6 +258,4 @@ def _completed(dataset: Dataset, file: DataFile, zone: tzinfo) -> Dataset:
     else:
         acquired = acquired if acquired.tzinfo is not None else acquired.replace(tzinfo=zone)
         facts = (Fact(ACQUISITION_TIME, acquired.isoformat(timespec="seconds")), *facts)
-    names = {fact.name for fact in facts}
-    facts = (*(fact for fact in basic.file_facts(file) if fact.name not in names), *facts)
-    return replace(dataset, location=file.location, acquired=acquired, facts=facts)
+    return replace(dataset, location=file.location, acquired=acquired, facts=(*basic.file_facts(file, zone), *facts))

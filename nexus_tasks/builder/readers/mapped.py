@@ -4,65 +4,68 @@ RosettaSciIO leaves `metadata` nearly empty and hands over a `mapping` from `ori
 apply. The names and units of what it maps to are HyperSpy's metadata convention.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nexus_tasks.builder.readers.base import Fact
-from nexus_tasks.builder.readers.layout import Axis, Layout
+from nexus_tasks.builder.readers.dates import local_moment
+from nexus_tasks.builder.readers.layout import Layout
+from nexus_tasks.builder.readers.vocabulary import Meaning, fact
 
 Tree = dict[str, Any]
 
 
-LONGEST_TEXT = 500  # characters of one value; damaged files yield whole megabytes as a title
-
-
 class _Known(NamedTuple):
-    """A place below `Acquisition_instrument.<kind>`, and what it is called in a record."""
+    """A place below `Acquisition_instrument.<kind>`, and what it means."""
 
     path: str
-    name: str
-    unit: str | None = None
-    zero_means_unset: bool = False  # acquisition programs write 0 for what they do not know
+    meaning: Meaning
 
 
 _INSTRUMENT = (
-    _Known("microscope", "Microscope"),
-    _Known("acquisition_mode", "Acquisition Mode"),
-    _Known("beam_energy", "Acceleration Voltage", "kV", zero_means_unset=True),
-    _Known("FIB.voltage_kV", "Acceleration Voltage", "kV", zero_means_unset=True),
-    _Known("beam_current", "Beam Current", "nA", zero_means_unset=True),
-    _Known("FIB.current_A", "Beam Current", "A", zero_means_unset=True),
-    _Known("magnification", "Magnification", zero_means_unset=True),
-    _Known("camera_length", "Camera Length", "mm", zero_means_unset=True),
-    _Known("convergence_angle", "Convergence Angle", "mrad", zero_means_unset=True),
-    _Known("working_distance", "Working Distance", "mm", zero_means_unset=True),
-    _Known("dwell_time", "Dwell Time", "s", zero_means_unset=True),
-    _Known("Camera.exposure", "Exposure Time", "s", zero_means_unset=True),
-    _Known("Detector.Camera.exposure", "Exposure Time", "s", zero_means_unset=True),
-    _Known("Detector.Camera.name", "Camera"),
-    _Known("Detector.EDS.live_time", "EDS Live Time", "s", zero_means_unset=True),
-    _Known("Detector.EDS.real_time", "EDS Real Time", "s", zero_means_unset=True),
-    _Known("Detector.EDS.elevation_angle", "EDS Elevation Angle", "°"),
-    _Known("Detector.EDS.azimuth_angle", "EDS Azimuth Angle", "°"),
-    _Known("Detector.EDS.energy_resolution_MnKa", "EDS Energy Resolution", "eV", zero_means_unset=True),
-    _Known("Detector.EELS.collection_angle", "EELS Collection Angle", "mrad", zero_means_unset=True),
-    _Known("Detector.EELS.exposure", "EELS Exposure", "s", zero_means_unset=True),
-    _Known("Detector.EELS.aperture_size", "EELS Aperture", "mm", zero_means_unset=True),
-    _Known("ToF.ion_mode", "Ion Mode"),
+    _Known("microscope", Meaning("Microscope")),
+    _Known("acquisition_mode", Meaning("Acquisition Mode")),
+    _Known("beam_energy", Meaning("Acceleration Voltage", "kV")),
+    _Known("FIB.voltage_kV", Meaning("Acceleration Voltage", "kV")),
+    _Known("beam_current", Meaning("Beam Current", "nA")),
+    _Known("FIB.current_A", Meaning("Beam Current", "A")),
+    _Known("FIB.view_field_mm", Meaning("Field of View", "mm")),
+    _Known("chamber_pressure_Pa", Meaning("Chamber Pressure", "Pa")),
+    _Known("magnification", Meaning("Magnification")),
+    _Known("camera_length", Meaning("Camera Length", "mm")),
+    _Known("convergence_angle", Meaning("Convergence Angle", "mrad")),
+    _Known("working_distance", Meaning("Working Distance", "mm")),
+    _Known("dwell_time", Meaning("Dwell Time", "s")),
+    _Known("Camera.exposure", Meaning("Exposure Time", "s")),
+    _Known("Detector.Camera.exposure", Meaning("Exposure Time", "s")),
+    _Known("Detector.Camera.name", Meaning("Detector")),
+    _Known("Detector.Camera.Name", Meaning("Detector")),
+    _Known("Detector.detector_type", Meaning("Detector")),
+    _Known("Detector.EDS.live_time", Meaning("EDS Live Time", "s")),
+    _Known("Detector.EDS.real_time", Meaning("EDS Real Time", "s")),
+    _Known("Detector.EDS.elevation_angle", Meaning("EDS Elevation Angle", "°")),
+    _Known("Detector.EDS.azimuth_angle", Meaning("EDS Azimuth Angle", "°")),
+    _Known("Detector.EDS.energy_resolution_MnKa", Meaning("EDS Energy Resolution", "eV")),
+    _Known("Detector.EELS.collection_angle", Meaning("EELS Collection Angle", "mrad")),
+    _Known("Detector.EELS.exposure", Meaning("EELS Exposure", "s")),
+    _Known("Detector.EELS.aperture_size", Meaning("EELS Aperture", "mm")),
+    _Known("ToF.ion_mode", Meaning("Ion Mode")),
 )
 _STAGE = (
-    _Known("x", "Stage X", "length"),
-    _Known("y", "Stage Y", "length"),
-    _Known("z", "Stage Z", "length"),
-    _Known("rotation", "Stage Rotation", "angle"),
-    _Known("tilt", "Stage Tilt", "angle"),
-    _Known("tilt_alpha", "Stage Alpha", "angle"),
-    _Known("tilt_beta", "Stage Beta", "angle"),
+    _Known("x", Meaning("Stage X", "mm")),
+    _Known("y", Meaning("Stage Y", "mm")),
+    _Known("z", Meaning("Stage Z", "mm")),
+    _Known("rotation", Meaning("Stage Rotation", "°")),
+    _Known("tilt", Meaning("Stage Tilt", "°")),
+    _Known("tilt_alpha", Meaning("Stage Alpha", "°")),
+    _Known("tilt_beta", Meaning("Stage Beta", "°")),
 )
+# The stage of an FEI tif is mapped as it stands in the file, in metres and radians; all others are converted.
+_FEI_UNITS = {"mm": "m", "°": "rad"}
 
 
 def apply_mapping(signal: Mapping[str, Any]) -> Tree:
@@ -72,13 +75,18 @@ def apply_mapping(signal: Mapping[str, Any]) -> Tree:
     """
     metadata = as_tree(signal.get("metadata") or {})
     original = as_tree(signal.get("original_metadata") or {})
-    for source, (target, convert) in (signal.get("mapping") or {}).items():
-        value = _find(original, source)
+    for source, (target, convert) in _mapping(signal).items():
+        value = find(original, source)
         if value is not None:
             value = _converted(value, convert)
         if value is not None:
             _put(metadata, target, value)
     return metadata
+
+
+def mapped_sources(signal: Mapping[str, Any]) -> frozenset[str]:
+    """The places in `original_metadata` that the mapping reads, as keys are compared (see `find`)."""
+    return frozenset(slug(source) for source in _mapping(signal))
 
 
 def as_tree(value: Any) -> Tree:
@@ -116,11 +124,25 @@ def acquired(metadata: Tree) -> datetime | None:
         return moment
 
 
+def acquired_as_written(signal: Mapping[str, Any], near: datetime) -> datetime | None:
+    """Date and time as the file's own texts give them, where the mapping says which these are.
+
+    The mapping takes every date to be American if it can be one; see `dates`.
+    """
+    original = as_tree(signal.get("original_metadata") or {})
+    texts = {
+        target: value
+        for source, (target, _) in _mapping(signal).items()
+        if target in {"General.date", "General.time"} and isinstance(value := find(original, source), str)
+    }
+    return local_moment(texts.get("General.date", ""), texts.get("General.time", ""), near)
+
+
 def is_diffraction(metadata: Tree, layout: Layout) -> bool:
     """Whether a two-dimensional signal is one of reciprocal space, by its units or by the microscope's mode."""
     if any(layout.axes[index].reciprocal for index in layout.signal):
         return True
-    for instrument in _instruments(metadata):
+    for instrument in _instruments(metadata).values():
         mode = str(instrument.get("acquisition_mode") or "").upper()
         if "DIFFRACTION" in mode:
             return True
@@ -130,28 +152,33 @@ def is_diffraction(metadata: Tree, layout: Layout) -> bool:
     return False
 
 
-def facts(metadata: Tree, original: Tree, layout: Layout, value_type: str) -> tuple[Fact, ...]:
-    """Everything known about a signal that a record shows, in a fixed order, each name once."""
-    found = [*_general(metadata), *_dimensions(layout, value_type)]
-    for instrument in _instruments(metadata):
+def facts(metadata: Tree, original: Tree) -> list[Fact]:
+    """Everything that HyperSpy's convention has a place for, apart from the axes."""
+    found = _general(metadata)
+    for kind, instrument in _instruments(metadata).items():
         found += _listed(instrument, _INSTRUMENT)
-        # The stage of an FEI tif is mapped as it stands in the file, in metres and radians; all others are converted.
-        units = {"length": "m", "angle": "rad"} if "fei_metadata" in original else {"length": "mm", "angle": "°"}
-        found += [fact_in(fact, units) for fact in _listed(instrument.get("Stage") or {}, _STAGE)]
-    by_name: dict[str, Fact] = {}
-    for fact in found:
-        by_name.setdefault(fact.name, fact)
-    return tuple(by_name.values())
+        stage = _listed(instrument.get("Stage"), _STAGE, _FEI_UNITS if "fei_metadata" in original else {})
+        if kind == "SEM":  # it tilts about one axis, and has no other name for it
+            stage = [replace(one, name="Stage Tilt") if one.name == "Stage Alpha" else one for one in stage]
+        found += stage
+    return found
 
 
-def fact_in(fact: Fact, units: Mapping[str, str]) -> Fact:
-    """The fact with its kind of unit replaced by the unit itself."""
-    return Fact(fact.name, fact.value, units[fact.unit] if fact.unit else None)
+def find(tree: Any, path: str) -> Any:
+    """The value at a dotted path; keys match with everything but letters and digits written as underscores."""
+    for key in path.split("."):
+        if not isinstance(tree, dict):
+            return None
+        if key in tree:
+            tree = tree[key]
+            continue
+        tree = next((item for name, item in tree.items() if slug(name) == slug(key)), None)
+    return tree
 
 
-def number(value: float) -> str:
-    """A number as people write it: whole ones in full, others with six significant digits."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+def slug(key: str) -> str:
+    """A key or path as it is compared."""
+    return re.sub(r"\W+", "_", key).strip("_")
 
 
 def _general(metadata: Tree) -> list[Fact]:
@@ -165,77 +192,27 @@ def _general(metadata: Tree) -> list[Fact]:
         ("Signal", metadata.get("Signal", {}).get("signal_type")),
         ("Quantity", metadata.get("Signal", {}).get("quantity")),
     )
-    return [Fact(name, text) for name, value in texts if (text := _text(value))]
+    return [made for name, value in texts if (made := fact(name, value)) is not None]
 
 
-def _dimensions(layout: Layout, value_type: str) -> list[Fact]:
-    # Width first, as people name the size of a picture; arrays have it last. Channels or frames' pixels come after.
-    order = (*reversed(layout.navigation), *reversed(layout.signal))
-    sizes = [str(layout.axes[index].size) for index in order]
-    found = [Fact("Data Dimensions", " × ".join(sizes)), Fact("Data Type", value_type)]
-    spatial = [axis for axis in layout.axes if axis.calibrated and not axis.spectral]
-    found += _scales("Pixel Size", spatial)
-    found += _scales("Channel Width", [axis for axis in layout.axes if axis.calibrated and axis.spectral])
-    return found
-
-
-def _scales(name: str, axes: list[Axis]) -> list[Fact]:
-    """One fact where all axes agree, else one for each."""
-    values = [(axis.name, *_readable(abs(axis.scale or 0.0), axis.unit)) for axis in axes]
-    if len({(value, unit) for _, value, unit in values}) == 1:
-        return [Fact(name, values[0][1], values[0][2])]
-    return [Fact(f"{name} {axis or index}", value, unit) for index, (axis, value, unit) in enumerate(values)]
-
-
-def _readable(value: float, unit: str | None) -> tuple[str, str | None]:
-    """A length in metres as nanometres or micrometres; anything else as it is."""
-    if unit == "m" and value < 1e-3:
-        return (number(value * 1e9), "nm") if value < 1e-6 else (number(value * 1e6), "µm")
-    return number(value), unit
-
-
-def _instruments(metadata: Tree) -> list[Tree]:
-    """What is known of the microscope: below TEM, SEM or another kind, in one place of the tree."""
+def _instruments(metadata: Tree) -> dict[str, Tree]:
+    """What is known of the microscope, by its kind: TEM, SEM or another."""
     instruments = metadata.get("Acquisition_instrument", {})
-    return [instrument for instrument in instruments.values() if isinstance(instrument, dict)]
+    return {kind: instrument for kind, instrument in instruments.items() if isinstance(instrument, dict)}
 
 
-def _listed(tree: Tree, known: tuple[_Known, ...]) -> list[Fact]:
+def _listed(tree: Any, known: tuple[_Known, ...], units: Mapping[str, str] | None = None) -> list[Fact]:
     found = []
-    for entry in known:
-        text = _text(_find(tree, entry.path))
-        if text and not (entry.zero_means_unset and text in {"0", "-0"}):
-            found.append(Fact(entry.name, text, entry.unit))
+    for path, meaning in known:
+        made = fact(meaning.name, find(tree, path), (units or {}).get(meaning.unit or "", meaning.unit))
+        if made is not None:
+            found.append(made)
     return found
 
 
-def _text(value: Any) -> str:
-    """A value as text, empty for what says nothing."""
-    if value is None or isinstance(value, Mapping | list | tuple | bytes):
-        return ""
-    try:
-        as_number = float(value)
-    except (TypeError, ValueError):
-        return " ".join(str(value)[:LONGEST_TEXT].split())
-    if isinstance(value, bool):
-        return str(value)
-    return number(as_number) if math.isfinite(as_number) else ""
-
-
-def _find(tree: Any, path: str) -> Any:
-    """The value at a dotted path; keys match with everything but letters and digits written as underscores."""
-    for key in path.split("."):
-        if not isinstance(tree, dict):
-            return None
-        if key in tree:
-            tree = tree[key]
-            continue
-        tree = next((item for name, item in tree.items() if _slug(name) == _slug(key)), None)
-    return tree
-
-
-def _slug(key: str) -> str:
-    return re.sub(r"\W+", "_", key).strip("_")
+def _mapping(signal: Mapping[str, Any]) -> Mapping[str, tuple[str, Callable[[Any], Any] | None]]:
+    """The entries that say where to: a reader of RosettaSciIO leaves a place empty under some conditions."""
+    return {source: entry for source, entry in (signal.get("mapping") or {}).items() if entry is not None}
 
 
 def _converted(value: Any, convert: Callable[[Any], Any] | None) -> Any:

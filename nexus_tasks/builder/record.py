@@ -6,15 +6,17 @@ validate it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path, PurePosixPath
 
 from nexus_tasks.builder.activities import group
-from nexus_tasks.builder.files import DataFile, find_files
+from nexus_tasks.builder.files import DataFile
+from nexus_tasks.builder.finder import FileFinder
 from nexus_tasks.builder.previews import keep_preview
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_xml import ActivityContent, ActivityPaths, RecordContent, activity_paths, write_record
 from nexus_tasks.builder.schema import validate
+from nexus_tasks.builder.session_details import NOTHING_SAID, SessionDetails
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class SessionToBuild:
     end: datetime  # with time zone; files up to it belong to the session
     user: str | None
     zone: tzinfo  # the instrument's: of times in its files that name none, and of times in the record
+    clock_offset: timedelta = timedelta(0)  # how far the clock that dates the files is ahead
+    details: SessionDetails = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,26 @@ def build_record(
     preview_root: Path,
     reader: FileReader,
     heartbeat: Callable[[], None] = lambda: None,
+    finder: FileFinder | None = None,
+    divide: Callable[[Sequence[DataFile]], list[list[DataFile]]] = group,
+    check: Callable[[bytes], None] = validate,
 ) -> BuiltRecord | None:
     """The record of a session, its previews written below `preview_root`; None when no files fall into its window.
 
     `heartbeat` is called before every file, which takes at most the reader's time limit; what it raises ends the build.
-    Raises `DataFolderError`, `ReaderStartError`, `InvalidRecordError`, and `OSError` when previews cannot be stored.
+    `finder` is given where many sessions are built; without it, all files below `data_root` count as they are now.
+    `divide` makes activities of the files, and `check` raises `InvalidRecordError` for a record that is not valid.
+    Raises `DataFolderError`, `FilesNotReadyError`, `ReaderStartError`, `InvalidRecordError`, and `OSError` when
+    previews cannot be stored.
     """
-    files = find_files(session.folder, session.start, session.end, data_root=data_root)
+    finder = finder or FileFinder(data_root)
+    files = finder.find(session.folder, session.start, session.end, clock_offset=session.clock_offset)
     if not files:
         return None
-    activities = [_activity(group_, session.zone, preview_root, reader, heartbeat) for group_ in group(files)]
+    activities = [_activity(group_, session.zone, preview_root, reader, heartbeat, finder) for group_ in divide(files)]
     start, end = (moment.astimezone(session.zone) for moment in (session.start, session.end))
-    title = f"Experiment on the {session.instrument_name} on {start.date().isoformat()}"
+    said = session.details
+    title = said.title or f"Experiment on the {session.instrument_name} on {start.date().isoformat()}"
     xml = write_record(
         RecordContent(
             session_identifier=session.identifier,
@@ -69,19 +81,31 @@ def build_record(
             start=start,
             end=end,
             activities=tuple(activities),
+            motivation=said.motivation,
+            experimenters=said.experimenters,
+            collaborators=said.collaborators,
+            samples=said.samples,
+            project=said.project,
+            notes=said.notes,
         )
     )
-    validate(xml)
+    check(xml)
     return BuiltRecord(xml=xml, title=title, activities=[_paths(activity) for activity in activities])
 
 
 def _activity(
-    files: Sequence[DataFile], zone: tzinfo, preview_root: Path, reader: FileReader, heartbeat: Callable[[], None]
+    files: Sequence[DataFile],
+    zone: tzinfo,
+    preview_root: Path,
+    reader: FileReader,
+    heartbeat: Callable[[], None],
+    finder: FileFinder,
 ) -> ActivityContent:
     datasets, previews = [], list[PurePosixPath | None]()
     for file in files:
         heartbeat()
         found = reader.read(file, zone=zone)
+        finder.check_unchanged(file)
         for number, dataset in enumerate(found, start=1):
             datasets.append(dataset)
             previews.append(keep_preview(dataset.preview, file, preview_root, number if len(found) > 1 else None))

@@ -19,12 +19,16 @@ from lxml import etree
 from nexus_tasks.builder.readers.base import ACQUISITION_TIME, Dataset, Fact
 from nexus_tasks.builder.readers.basic import FILE_SIZE, MODIFICATION_TIME
 from nexus_tasks.builder.schema import NAMESPACE, parse_record
+from nexus_tasks.builder.session_details import Project, Sample
 
 # What is stored with a record and handed to the delivery: {"files": [...], "previews": [... or None]}, pairwise.
 ActivityPaths = dict[str, Any]
 
 # Facts of one dataset, not of the instrument: never part of an activity's setup, even where all agree by chance.
 _NEVER_SETUP = {FILE_SIZE, MODIFICATION_TIME, ACQUISITION_TIME}
+
+# Notes hold entries of several kinds, told apart by this attribute.
+_XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 # Everything that XML 1.0 has no character for, lone surrogates (undecodable file names) included.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -52,6 +56,11 @@ class RecordContent:
     end: datetime
     activities: tuple[ActivityContent, ...]
     motivation: str | None = None
+    experimenters: tuple[str, ...] = ()  # the user where there are none
+    collaborators: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    project: Project | None = None
+    notes: str | None = None
 
 
 def activity_paths(pairs: Iterable[tuple[str, str | None]]) -> ActivityPaths:
@@ -70,15 +79,23 @@ def write_record(record: RecordContent) -> bytes:
     _add(root, "title", record.title)
     _add(root, "id", record.session_identifier)
     summary = _add(root, "summary")
-    if record.user:
-        _add(summary, "experimenter", record.user)
+    for name in record.experimenters or filter(None, [record.user]):
+        _add(summary, "experimenter", name)
+    for name in record.collaborators:
+        _add(summary, "collaborator", name)
     _add(summary, "instrument", record.instrument_name, pid=record.instrument_pid)
     _add(summary, "reservationStart", _moment(record.start))
     _add(summary, "reservationEnd", _moment(record.end))
     if record.motivation:
         _add(summary, "motivation", record.motivation)
+    for sample in record.samples:
+        _add_sample(root, sample)
+    if record.project is not None:
+        _add_project(root, record.project)
     for number, activity in enumerate(record.activities):
         _add_activity(root, number, activity)
+    if record.notes:
+        _add_notes(root, record.notes)
     etree.indent(root)
     return etree.tostring(root, encoding="UTF-8", xml_declaration=True) + b"\n"
 
@@ -120,6 +137,34 @@ def read_activities(xml: bytes) -> list[ActivityPaths]:
         )
         for activity in parse_record(xml).iterfind(_name("acquisitionActivity"))
     ]
+
+
+def _add_sample(root: etree._Element, sample: Sample) -> None:
+    element = _add(root, "sample", **({} if sample.id is None else {"id": sample.id}))
+    if sample.name is not None:
+        _add(element, "name", sample.name)
+    for paragraph in _paragraphs(sample.description):
+        _add(element, "description", paragraph)
+
+
+def _add_project(root: etree._Element, project: Project) -> None:
+    element = _add(root, "project")
+    parts = {"name": project.name, "division": project.division, "group": project.group, "project_id": project.id}
+    for tag, text in parts.items():
+        if text is not None:
+            _add(element, tag, text)
+
+
+def _add_notes(root: etree._Element, notes: str) -> None:
+    namespaces: Any = {"xsi": _XSI}
+    element = etree.SubElement(root, _name("notes"), {"source": "session"}, nsmap=namespaces)
+    entry = _add(element, "entry", **{f"{{{_XSI}}}type": "TextEntry"})
+    for paragraph in _paragraphs(notes):
+        _add(entry, "p", paragraph)
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def _add_activity(root: etree._Element, number: int, activity: ActivityContent) -> None:

@@ -1,5 +1,6 @@
 """`nexus-tasks instruments`: the microscopes, and where they store their files."""
 
+import math
 from pathlib import PurePosixPath
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -14,6 +15,8 @@ from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow
 from nexus_tasks.deployment import Deployment
 
+LARGEST_CLOCK_OFFSET = 366 * 24 * 3600  # seconds
+
 cli = typer.Typer(no_args_is_help=True, help="The microscopes, and where they store their files.")
 
 
@@ -24,6 +27,10 @@ def add(
     name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
     location: Annotated[str | None, typer.Option(help="Building and room.")] = None,
     timezone: Annotated[str, typer.Option(help="IANA name, e.g. America/New_York.")] = "UTC",
+    clock_offset: Annotated[
+        float,
+        typer.Option(help="Seconds that the clock of its PC is ahead (negative: behind); files are dated back by it."),
+    ] = 0,
 ) -> None:
     """Add an instrument, or bring the one of that identifier up to date."""
     if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
@@ -32,7 +39,9 @@ def add(
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise CommandError(f"There is no time zone {timezone}: use an IANA name such as Europe/Berlin.") from error
-    row = InstrumentRow(instrument_pid, name, location, folder, timezone)
+    if not math.isfinite(clock_offset) or abs(clock_offset) > LARGEST_CLOCK_OFFSET:
+        raise CommandError(f"The clock offset {clock_offset:g} is not a number of seconds below a year.")
+    row = InstrumentRow(instrument_pid, name, location, folder, timezone, clock_offset)
     with transaction(Deployment.current().engine) as connection:
         new = sessions.add_instrument(connection, row)
     console.print(f"Instrument {escape(instrument_pid)} {'added' if new else 'brought up to date'}.")
@@ -46,8 +55,9 @@ def list_(*, json: Json = False) -> None:
     if json:
         print_json([row.__dict__ for row in rows])
         return
-    table = Table("instrument", "name", "location", "folder", "time zone", pad_edge=False)
+    table = Table("instrument", "name", "location", "folder", "time zone", "clock ahead", pad_edge=False)
     for row in rows:
-        cells = (row.instrument_pid, row.display_name, row.location, row.filestore_path, row.timezone)
+        ahead = f"{row.clock_offset_s:g} s" if row.clock_offset_s else ""
+        cells = (row.instrument_pid, row.display_name, row.location, row.filestore_path, row.timezone, ahead)
         table.add_row(*(escape(cell or "") for cell in cells))
     console.print(table)

@@ -2,14 +2,17 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from nexus_tasks.db.models import BuildClaim, Instrument, SessionLog
+from nexus_tasks.db.models import BuildClaim, Instrument, SessionDetail, SessionLog
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.states import SessionStatus
+
+ADDING_LOCK = 0x73657373696F6E  # an advisory lock: nothing in the tables stops two from adding the same session
 
 # statuses from which a session can be built again
 BUILT_BEFORE = {
@@ -29,6 +32,7 @@ def add_instrument(connection: Connection, row: InstrumentRow) -> bool:
         "location": row.location,
         "filestore_path": row.filestore_path,
         "timezone": row.timezone,
+        "clock_offset_s": row.clock_offset_s,
     }
     known = get_instrument(connection, row.instrument_pid) is not None
     statement = insert(Instrument).values(values)
@@ -45,6 +49,11 @@ def get_instrument(connection: Connection, instrument_pid: str) -> InstrumentRow
     """The instrument of that pid."""
     row = connection.execute(_INSTRUMENTS.where(Instrument.instrument_pid == instrument_pid)).one_or_none()
     return InstrumentRow(*row) if row else None
+
+
+def add_one_at_a_time(connection: Connection) -> None:
+    """Until the end of the transaction nobody else who asks for this adds sessions: look, then add."""
+    connection.execute(select(func.pg_advisory_xact_lock(ADDING_LOCK)))
 
 
 def add_session(connection: Connection, session: SessionRow) -> None:
@@ -85,6 +94,21 @@ def sessions(connection: Connection, identifiers: Sequence[str] | None = None) -
     return [
         SessionRow(row[0], row[1], start=row[2], end=row[3], user=row[4], status=SessionStatus(row[5])) for row in rows
     ]
+
+
+def details(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is said about each of those sessions, where something is."""
+    statement = select(SessionDetail.session_identifier, SessionDetail.details)
+    rows = connection.execute(statement.where(SessionDetail.session_identifier.in_(identifiers)))
+    return {row.session_identifier: row.details for row in rows}
+
+
+def set_details(connection: Connection, identifier: str, said: dict[str, Any]) -> None:
+    """Keep what is said about a session, instead of what was said before."""
+    statement = insert(SessionDetail).values(session_identifier=identifier, details=said)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=[SessionDetail.session_identifier], set_={"details": said})
+    )
 
 
 def claim(
@@ -202,4 +226,5 @@ _INSTRUMENTS = select(
     Instrument.location,
     Instrument.filestore_path,
     Instrument.timezone,
+    Instrument.clock_offset_s,
 )

@@ -230,3 +230,33 @@ def test_an_instrument_added_again_is_brought_up_to_date(connection: Connection)
     assert not sessions.add_instrument(connection, moved)
     assert sessions.instruments(connection) == [moved]
     assert sessions.get_instrument(connection, "Talos") is None
+
+
+def test_the_offset_of_an_instruments_clock_is_kept(connection: Connection) -> None:
+    ahead = InstrumentRow("Titan", None, None, "Titan", "UTC", 90.5)
+    sessions.add_instrument(connection, ahead)
+    assert sessions.get_instrument(connection, "Titan") == ahead
+
+
+def test_what_is_said_about_a_session_is_kept_until_something_else_is_said(connection: Connection) -> None:
+    assert sessions.details(connection, ["session"]) == {}
+    sessions.set_details(connection, "session", {"title": "first"})
+    sessions.set_details(connection, "other", {"title": "another"})
+    sessions.set_details(connection, "session", {"title": "second"})
+    assert sessions.details(connection, ["session", "unknown"]) == {"session": {"title": "second"}}
+
+
+def test_those_that_look_and_then_add_take_turns(engine: Engine) -> None:
+    together = threading.Barrier(BUILDERS)
+
+    def add_if_missing(_: int) -> bool:
+        together.wait(10)
+        with transaction(engine) as connection:
+            sessions.add_one_at_a_time(connection)
+            missing = not sessions.sessions(connection, ["session"])
+            if missing:
+                add_session(connection, "session")
+        return missing
+
+    with ThreadPoolExecutor(BUILDERS) as pool:
+        assert sum(pool.map(add_if_missing, range(BUILDERS))) == 1

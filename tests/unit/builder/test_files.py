@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nexus_tasks.builder.files import DataFolderError, find_files, list_files
+from nexus_tasks.builder.files import DataFolderError, FileChoice, find_files, list_files, list_folder
+from nexus_tasks.builder.readers.extensions import is_known
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -128,3 +129,76 @@ def test_a_broken_clock_does_not_stop_the_listing(tmp_path: Path) -> None:
         pytest.skip("the file system holds no such times")
 
     assert locations(tmp_path) == ["TEM/a.dm3", "TEM/b.dm3"]
+
+
+def test_a_link_that_leaves_the_data_root_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "root"
+    put(tmp_path / "elsewhere/secret.dm3")
+    put(root / "TEM/a.dm3")
+    (root / "TEM/outside.dm3").symlink_to(tmp_path / "elsewhere/secret.dm3")
+
+    assert [locations(root) for _ in range(3)] == [["TEM/a.dm3"]] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The link {root / 'TEM/outside.dm3'} leaves the data root and is not followed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        ("*.MIB", "TEM/raw/a.mib"),
+        ("raw", "TEM/raw/a.mib"),  # a folder's name leaves out all that is in it
+        ("tem/raw/*", "TEM/raw/a.mib"),
+        ("*/raw/a.*", "TEM/raw/a.mib"),
+        ("b.dm3", "TEM/b.dm3"),
+        ("[bc].dm?", "TEM/b.dm3"),
+    ],
+)
+def test_patterns_leave_out_names_and_paths(tmp_path: Path, pattern: str, left_out: str) -> None:
+    everything = ["TEM/a.dm3", "TEM/b.dm3", "TEM/raw/a.mib"]
+    for location in everything:
+        put(tmp_path / location)
+    put(tmp_path / "TEM/Thumbs.db")  # the patterns come on top of those that are built in
+
+    listing = list_folder(Path("TEM"), data_root=tmp_path, choice=FileChoice(ignored=("*.unused", pattern)))
+
+    assert [str(file.location) for file in listing.all()] == [one for one in everything if one != left_out]
+
+
+def test_only_known_files_are_taken_where_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a.dm3", "A.DM3", "notes.txt", "program.exe", "no_extension", "scan_1.ser", "scan.emi"):
+        put(tmp_path / "TEM" / name)
+
+    listing = list_folder(Path("TEM"), data_root=tmp_path, choice=FileChoice(known=is_known))
+
+    names = [file.path.name for file in listing.all()]
+    assert names == ["A.DM3", "a.dm3", "notes.txt", "scan_1.ser"]
+
+
+def test_a_clock_that_is_ahead_is_put_right_before_the_window_decides(tmp_path: Path) -> None:
+    ahead = timedelta(minutes=10)
+    put(tmp_path / "TEM/last.dm3", NOON + ahead)
+    put(tmp_path / "TEM/too_early.dm3", NOON - HOUR + ahead)
+
+    files = list_folder(Path("TEM"), data_root=tmp_path).between(NOON - HOUR, NOON, ahead)
+
+    assert [(file.path.name, file.mtime) for file in files] == [("last.dm3", NOON)]
+    assert files[0].unchanged()
+
+
+def test_files_of_one_moment_come_folder_by_folder(tmp_path: Path) -> None:
+    for location in ("TEM/a-1/x.dm3", "TEM/a/x.dm3", "TEM/a.dm3"):
+        put(tmp_path / location)
+
+    assert locations(tmp_path) == ["TEM/a/x.dm3", "TEM/a-1/x.dm3", "TEM/a.dm3"]
+
+
+@pytest.mark.parametrize("change", ["longer", "newer"])
+def test_a_file_that_was_written_to_since_it_was_listed_has_changed(tmp_path: Path, change: str) -> None:
+    path = put(tmp_path / "TEM/a.dm3")
+    (file,) = list_files(Path("TEM"), data_root=tmp_path)
+    assert file.unchanged()
+
+    put(path, *((NOON, b"data, more") if change == "longer" else (NOON + timedelta(seconds=1), b"data")))
+
+    assert not file.unchanged()

@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from lxml import etree
 
+from nexus_tasks.builder.finder import FilesNotReadyError
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record import SessionToBuild, build_record
 from nexus_tasks.builder.record_xml import read_activities, read_title
 from nexus_tasks.builder.schema import NAMESPACE
+from nexus_tasks.builder.session_details import SessionDetails
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("rsciio") is None, reason="the readers are not installed: nexus-tasks[readers]"
@@ -147,7 +149,10 @@ def test_files_are_read_grouped_and_shown(session: SessionToBuild, tmp_path: Pat
     assert record.title == read_title(record.xml) == "Experiment on the Quanta on 2024-05-01"
     assert record.activities == [
         {"files": ["SEM/a b.tif", "SEM/steel.msa"], "previews": ["SEM/a b.tif.thumb.png", "SEM/steel.msa.thumb.png"]},
-        {"files": ["SEM/cube.hspy", "SEM/notes.txt"], "previews": ["SEM/cube.hspy.thumb.png", None]},
+        {
+            "files": ["SEM/cube.hspy", "SEM/notes.txt"],
+            "previews": ["SEM/cube.hspy.thumb.png", "SEM/notes.txt.thumb.png"],
+        },
     ]
     assert read_activities(record.xml) == record.activities
     for preview in ("a b.tif", "steel.msa", "cube.hspy"):
@@ -161,7 +166,7 @@ def test_files_are_read_grouped_and_shown(session: SessionToBuild, tmp_path: Pat
     kind, said = dataset(record.xml, "cube.hspy")
     assert (kind, said["Acceleration Voltage"]) == ("SpectrumImage", "200 kV")
     assert said["Acquisition Time"] == "2024-05-01T04:30:00-04:00"
-    assert dataset(record.xml, "notes.txt")[0] == "Unknown"
+    assert dataset(record.xml, "notes.txt")[0] == "Notes"
 
 
 def test_each_dataset_of_a_file_has_its_own_name_and_preview(
@@ -254,3 +259,43 @@ def test_the_day_in_the_title_is_the_instruments(session: SessionToBuild, tmp_pa
     assert tokyo.title.endswith("2024-05-01")
     late = replace(session, start=START - timedelta(hours=6), zone=ZoneInfo("America/New_York"))
     assert build(late, tmp_path, reader).title.endswith("2024-04-30")
+
+
+def test_a_file_that_grows_while_the_record_is_built_makes_the_session_wait(
+    session: SessionToBuild, tmp_path: Path, reader: FileReader
+) -> None:
+    put_msa(tmp_path / "data/SEM/a.msa", 10)
+
+    def grow() -> None:
+        with (tmp_path / "data/SEM/a.msa").open("a") as file:
+            file.write("more")
+
+    with pytest.raises(FilesNotReadyError, match=r"SEM/a\.msa has changed"):
+        build(session, tmp_path, reader, heartbeat=grow)
+
+
+def test_with_a_clock_that_is_ahead_the_record_says_the_true_times(
+    session: SessionToBuild, tmp_path: Path, reader: FileReader
+) -> None:
+    put_tif(tmp_path / "data/SEM/a.tif", 4 * 60 + 30)  # by its own clock after the end
+
+    assert build(session, tmp_path, reader) is None
+    record = build(replace(session, clock_offset=timedelta(hours=1)), tmp_path, reader)
+
+    assert b"<startTime>2024-05-01T07:30:00-04:00</startTime>" in record.xml
+    assert dataset(record.xml, "a.tif")[1]["Modification Time"].startswith("2024-05-01T")
+    assert "12:30" not in dataset(record.xml, "a.tif")[1]["Modification Time"]
+
+
+def test_what_is_said_about_the_session_stands_in_its_record(
+    session: SessionToBuild, tmp_path: Path, reader: FileReader
+) -> None:
+    put_msa(tmp_path / "data/SEM/a.msa", 10)
+    said = SessionDetails.parse({"title": "Grain size", "motivation": "Why not", "samples": [{"name": "Steel"}]})
+
+    record = build(replace(session, details=said), tmp_path, reader)
+
+    assert record.title == read_title(record.xml) == "Grain size"
+    assert b"<motivation>Why not</motivation>" in record.xml
+    assert b"<experimenter>Ann</experimenter>" in record.xml  # nobody else is named: the user
+    assert build(replace(session, details=said), tmp_path, reader).xml == record.xml

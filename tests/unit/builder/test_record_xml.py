@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -21,11 +21,13 @@ from nexus_tasks.builder.record_xml import (
     write_record,
 )
 from nexus_tasks.builder.schema import NAMESPACE, InvalidRecordError, validate
+from nexus_tasks.builder.session_details import Project, Sample
 
 NEW_YORK = ZoneInfo("America/New_York")
 START = datetime(2024, 5, 1, 8, tzinfo=NEW_YORK)
 END = datetime(2024, 5, 1, 9, tzinfo=NEW_YORK)
 NAMES = {"n": NAMESPACE}
+NIST_SCHEMA = Path(__file__).resolve().parents[4] / "shared" / "specs" / "nexus-experiment.xsd"
 
 
 def dataset(name: str = "a.dm3", *facts: Fact) -> Dataset:
@@ -62,6 +64,39 @@ def test_the_summary_says_who_where_and_when_with_zones() -> None:
     assert texts(xml, "//n:reservationStart/text()") == ["2024-05-01T08:00:00-04:00"]
     assert texts(xml, "//n:reservationEnd/text()") == ["2024-05-01T09:00:00-04:00"]
     assert texts(xml, "//n:motivation/text()") == ["Grain size"]
+
+
+def described() -> RecordContent:
+    return replace(
+        content(dataset()),
+        motivation="Grain size\nand texture",
+        experimenters=("Ann Smith", "Bob"),
+        collaborators=("Cleo",),
+        samples=(Sample(name="Steel A", id="S-1", description="as rolled\n\nthen annealed"), Sample(id="S-2")),
+        project=Project(name="Steel", division="641", group="02", id="641.02.17"),
+        notes="The stage drifts.\nAgain < yesterday",
+    )
+
+
+def test_what_is_said_about_a_session_stands_in_the_schemas_order() -> None:
+    xml = write_record(described())
+
+    validate(xml)
+    assert texts(xml, "//n:summary/n:experimenter/text()") == ["Ann Smith", "Bob"]  # not the user
+    assert texts(xml, "//n:summary/n:collaborator/text()") == ["Cleo"]
+    assert texts(xml, "//n:summary/n:motivation/text()") == ["Grain size\nand texture"]
+    assert texts(xml, "//n:sample/@id") == ["S-1", "S-2"]
+    assert texts(xml, "//n:sample/n:name/text()") == ["Steel A"]
+    assert texts(xml, "//n:sample/n:description/text()") == ["as rolled", "then annealed"]
+    assert texts(xml, "//n:project/*/text()") == ["Steel", "641", "02", "641.02.17"]
+    assert texts(xml, "/n:Experiment/n:notes/n:entry/n:p/text()") == ["The stage drifts.", "Again < yesterday"]
+    assert write_record(described()) == xml
+
+
+@pytest.mark.skipif(not NIST_SCHEMA.is_file(), reason="the NIST schema is not beside the repository")
+def test_what_is_said_about_a_session_is_valid_for_the_nist_schema() -> None:
+    validate(write_record(described()), NIST_SCHEMA)
+    validate(write_record(replace(described(), notes=None, project=Project(id="1"))), NIST_SCHEMA)
 
 
 def test_setup_holds_what_all_datasets_share_and_meta_the_rest() -> None:

@@ -1,12 +1,18 @@
 """`nexus-tasks db`: migrations."""
 
-import typer
+from pathlib import Path
+from typing import Annotated
 
-from nexus_tasks.cli.output import console
+import typer
+from rich.markup import escape
+
+from nexus_tasks.cli.output import CommandError, Json, console, print_json
 from nexus_tasks.config import get_settings
 from nexus_tasks.db import migrate
 from nexus_tasks.delivery import operate
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.integrations import nexuslims_import
+from nexus_tasks.integrations.nexuslims_database import NexusLimsDatabaseError, read
 
 cli = typer.Typer(no_args_is_help=True, help="Bring the database up to date, or check it.")
 
@@ -30,3 +36,32 @@ def after_restore() -> None:
     """After PostgreSQL was restored from a backup: look up over there before anything is created."""
     count = operate.after_restore(Deployment.current())
     console.print(f"{count} deliveries are looked up before they create anything; so are sessions from before now.")
+
+
+@cli.command("import-nexuslims")
+def import_nexuslims(
+    file: Annotated[Path, typer.Argument(help="NexusLIMS's SQLite database: its NX_DB_PATH.")],
+    records: Annotated[
+        Path | None, typer.Option(help="NexusLIMS's folder of records; NX_RECORDS_PATH of nexus-tasks when not named.")
+    ] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken over, and keep nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Take over instruments, sessions and uploads from NexusLIMS, so that nothing is sent again; safe to repeat."""
+    deployment = Deployment.current()
+    folder = records or deployment.settings.records_path
+    if records is not None and not records.is_dir():
+        raise CommandError(f"There is no folder {records}: --records names NexusLIMS's folder of records.")
+    try:
+        database = read(file)
+    except NexusLimsDatabaseError as error:
+        raise CommandError(str(error)) from error
+    imported = nexuslims_import.take_over(deployment, database, folder, dry_run=dry_run)
+    if json:
+        print_json({**imported.document(), "dry_run": dry_run})
+        return
+    for sentence in imported.sentences():
+        console.print(escape(sentence), soft_wrap=True)
+    if dry_run:
+        console.print("Nothing of this was kept: it was a dry run.")

@@ -10,6 +10,7 @@ import typer
 from nexus_tasks import __version__
 from nexus_tasks.builder.files import DataFolderError
 from nexus_tasks.builder.foreign_previews import PreviewError
+from nexus_tasks.builder.readers import ReaderStartError
 from nexus_tasks.builder.schema import InvalidRecordError
 from nexus_tasks.cli import (
     build,
@@ -17,7 +18,9 @@ from nexus_tasks.cli import (
     demo,
     destinations,
     enqueue,
+    inspect,
     instruments,
+    prune,
     retry,
     sandbox,
     sessions,
@@ -45,6 +48,7 @@ KNOWN_ERRORS = (
     OperateError,
     PreviewError,
     ProcessError,
+    ReaderStartError,
     SandboxNotInstalledError,
     SettingsError,
 )
@@ -67,6 +71,8 @@ cli.command("log")(status.log)
 cli.command("retry")(retry.retry)
 cli.command("abandon")(retry.abandon)
 cli.add_typer(destinations.cli, name="destinations")
+cli.command("inspect")(inspect.inspect)
+cli.command("prune")(prune.prune)
 cli.command("config")(settings.config)
 
 

@@ -1,4 +1,4 @@
-"""`nexus-tasks status` and `log`: where the records are, and what the destinations answered."""
+"""`nexus-tasks status` and `log`: where the records are, what to look at, and what the destinations answered."""
 
 from typing import Annotated
 
@@ -11,27 +11,63 @@ from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions, upload_log
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.monitoring.status import view
+from nexus_tasks.monitoring.attention import Finding, attention, database_of_another_version
+from nexus_tasks.monitoring.status import SessionView, view
 
 
 def status(
     session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
     *,
     follow: Annotated[bool, typer.Option("--watch", help="Follow until nothing is going on any more.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what needs attention; exit status 1 when anything does.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show sessions and their deliveries."""
+    """Show sessions and their deliveries, below what needs attention."""
     deployment = Deployment.current()
+    other_version = database_of_another_version(deployment)
+    if check:
+        _check([other_version] if other_version else attention(deployment), json=json)
+        return
+    if other_version:
+        _show([], [other_version], json=json)
+        raise typer.Exit(1)
     wanted = [session] if session else None
     views = view(deployment.engine, deployment.settings, wanted)
     if session and not views:
         raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
     if follow:
         views = watch(deployment, wanted, until=at_rest, live=not json)
+    _show(views, attention(deployment), json=json)
+
+
+def _show(views: list[SessionView], findings: list[Finding], *, json: bool) -> None:
     if json:
-        print_json([item.document() for item in views])
+        print_json({"attention": _documents(findings), "sessions": [item.document() for item in views]})
+        return
+    _print(findings)
+    console.print(sessions_table(views))
+
+
+def _check(findings: list[Finding], *, json: bool) -> None:
+    if json:
+        print_json({"attention": _documents(findings)})
+    elif findings:
+        _print(findings)
     else:
-        console.print(sessions_table(views))
+        console.print("Nothing needs attention.")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    for finding in findings:
+        console.print(f"! {finding.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _documents(findings: list[Finding]) -> list[dict[str, str]]:
+    return [{"about": finding.about, "message": finding.message} for finding in findings]
 
 
 def log(session: Annotated[str, typer.Argument(help="Session identifier.")], *, json: Json = False) -> None:

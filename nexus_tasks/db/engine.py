@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 CONNECT_TIMEOUT_S = 5
+SOON_S = 2  # the least that libpq knows
 STATEMENT_TIMEOUT_MS = 60_000  # no query of this project takes seconds; a stuck one must not hold a worker
 
 
@@ -36,6 +37,21 @@ def engine_for(url: str) -> Engine:
 def engine_for_one_use(url: str) -> Engine:
     """An engine that keeps no connection: for migrations and checks."""
     return create_engine(_with_driver(url), poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+
+
+@lru_cache(maxsize=8)
+def engine_that_gives_up_soon(url: str) -> Engine:
+    """An engine that keeps no connection and waits two seconds at most: for what must not hold up its caller."""
+    return create_engine(
+        _with_driver(url),
+        poolclass=NullPool,
+        connect_args={
+            "connect_timeout": SOON_S,
+            "tcp_user_timeout": SOON_S * 1000,
+            "options": f"-c statement_timeout={SOON_S * 1000} -c timezone=UTC",
+            "application_name": "nexus-tasks worker",
+        },
+    )
 
 
 def forget_engines_after_fork() -> None:

@@ -1,5 +1,6 @@
 """Queries about the upload log: what people, and the documentation's SQL, read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,6 +58,16 @@ def write_missing(connection: Connection, record_id: int, session_identifier: st
     statement = insert(UploadLog).from_select(columns, missing)
     added = statement.on_conflict_do_nothing(index_elements=[UploadLog.attempt_id]).returning(UploadLog.id)
     return len(connection.execute(added).all())
+
+
+def answers_of_pruned_attempts(connection: Connection, identifiers: Collection[str]) -> dict[tuple[str, str], int]:
+    """How many answers are logged of attempts that are not kept any more, by session and destination."""
+    statement = (
+        select(UploadLog.session_identifier, UploadLog.destination_name, func.count())
+        .where(UploadLog.session_identifier.in_(identifiers), UploadLog.attempt_id.is_(None))
+        .group_by(UploadLog.session_identifier, UploadLog.destination_name)
+    )
+    return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
 
 
 # a death is no answer, unless the delivery failed by it; only then it has a message

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, destinations, records, runs, sessions
+from nexus_tasks.db import deliveries, destinations, records, runs, sessions, upload_log
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
@@ -76,6 +76,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
         attempts: dict[int, list[AttemptRow]] = {record_id: [] for record_id in by_record}
         for attempt in runs.attempts_of_records(connection, list(by_record)):
             attempts[attempt.record_id].append(attempt)
+        pruned = upload_log.answers_of_pruned_attempts(connection, list(by_session))
         paused = {row.name: row.health.reason for row in destinations.all_rows(connection) if not row.health.well}
         now = deliveries.clock(connection)
     views = []
@@ -84,6 +85,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
         rows = by_record.get(record.id, ()) if record else ()
         made = attempts.get(record.id, []) if record else []
         counted = Counter(row.delivery_id for row in made if row.state.logged or row.state is AttemptState.STARTED)
+        counted.update({row.id: pruned.get((session.session_identifier, row.destination), 0) for row in rows})
         started = {row.delivery_id for row in made if row.state is AttemptState.STARTED}
         in_a_run = any(row.run_state is RunState.OPEN for row in made)  # until finalize has settled it
         views.append(

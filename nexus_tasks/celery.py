@@ -10,22 +10,35 @@ from typing import Any
 
 from celery import Celery
 from celery.backends.redis import RedisBackend, ResultConsumer
-from celery.signals import after_setup_logger, worker_process_init
+from celery.schedules import crontab
+from celery.signals import after_setup_logger, heartbeat_sent, worker_process_init
 from kombu.entity import Queue
 
+from nexus_tasks.broker_tls import tls_of
+from nexus_tasks.builder import tasks as builder_tasks
+from nexus_tasks.builder.tasks import BUILD, BUILD_HARD_LIMIT_S, BUILDS_QUEUE, DISPATCH_BUILDS
 from nexus_tasks.config import Settings, get_settings
 from nexus_tasks.db.engine import forget_engines_after_fork
 from nexus_tasks.delivery import tasks
-from nexus_tasks.delivery.canvas import ARCHIVE, DISPATCH, EXPORT
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, DISPATCH, EXPORT, PRUNE
 from nexus_tasks.exporters.registry import Registry, get_registry
 from nexus_tasks.monitoring.logs import write_log_files
+from nexus_tasks.monitoring.presence import Presence
 
-EXPORTS_QUEUE = "exports"  # finalize, dispatch, archive
-BUILDS_QUEUE = "builds"
+EXPORTS_QUEUE = "exports"  # finalize, dispatch, archive, and the dispatch of builds, which must not wait for builds
 VISIBILITY_TIMEOUT_S = 3600  # a Redis message that is not acknowledged this long comes again
 RESULT_EXPIRES_S = 86_400  # results are for chords and for people looking; the truth is in PostgreSQL
 SOFT_SHUTDOWN_S = 90  # a worker that is told to stop waits this long for its HTTP calls
 ARCHIVE_INTERVAL_S = 60
+BUILD_PATIENCE_MS = 2 * BUILD_HARD_LIMIT_S * 1000  # RabbitMQ's: a build may wait in a worker behind another one
+PRUNED_AT = crontab(hour="3", minute="17")  # UTC, once a day; an interval would begin anew with each start of beat
+
+_REDIS_OPTIONS = {
+    "visibility_timeout": VISIBILITY_TIMEOUT_S,
+    "unacked_restore_throttle": 1,  # looks for them every 10 s instead of every 100 s
+    "socket_connect_timeout": 3,
+}
+_RABBITMQ_OPTIONS = {"confirm_publish": True}  # without it a message that a dying server loses counts as sent
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +78,37 @@ def create_app(settings: Settings, registry: Registry) -> Celery:
     """Make an app with a queue and a task for each destination in `registry`."""
     app = Celery("nexus_tasks", set_as_current=True)
     app.conf.update(configuration(settings, registry))
+    app.steps["consumer"].add(Presence)
     tasks.register(app, registry)
+    builder_tasks.register(app)
     return app
 
 
 def route(name: str, *_: Any, **__: Any) -> dict[str, str]:
-    """Each destination's task goes to the queue of its name, everything else to `exports`."""
+    """Each destination's task goes to the queue of its name, builds to `builds`, everything else to `exports`."""
+    if name == BUILD:
+        return {"queue": BUILDS_QUEUE}
     return {"queue": name if name.startswith(EXPORT) else EXPORTS_QUEUE}
+
+
+def _queue(name: str) -> Queue:
+    """A queue; RabbitMQ (3.12 and newer) is told that a build may keep its message for long. Redis ignores that."""
+    patience = {"x-consumer-timeout": BUILD_PATIENCE_MS} if name == BUILDS_QUEUE else None
+    return Queue(name, queue_arguments=patience)  # type: ignore[no-untyped-call]
 
 
 def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
     """What Celery is told."""
     queues = [EXPORT + destination.name for destination in registry.destinations] + [EXPORTS_QUEUE, BUILDS_QUEUE]
+    broker_url, broker_tls = tls_of(settings.broker_url, "NX_BROKER_URL")
+    results_url, results_tls = tls_of(
+        settings.result_backend_url, "NX_RESULT_BACKEND_URL" if settings.NX_RESULT_BACKEND_URL else "NX_BROKER_URL"
+    )
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": result_backend(settings.result_backend_url),
+        "broker_url": broker_url,
+        "result_backend": result_backend(results_url),
+        "broker_use_ssl": broker_tls,
+        "redis_backend_use_ssl": results_tls,
         "timezone": "UTC",
         # JSON only: a message can carry data, never code
         "task_serializer": "json",
@@ -88,7 +117,7 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         # a worker without -Q takes all queues, those of plugins too
-        "task_queues": [Queue(name) for name in queues],  # type: ignore[no-untyped-call]
+        "task_queues": [_queue(name) for name in queues],
         "task_default_queue": EXPORTS_QUEUE,
         "task_create_missing_queues": True,
         "task_routes": (route,),
@@ -97,14 +126,11 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_throttle": 1,  # looks for them every 10 s instead of every 100 s
-            "socket_connect_timeout": 3,
-        },
+        "broker_transport_options": _RABBITMQ_OPTIONS if broker_url.startswith("amqp") else _REDIS_OPTIONS,
         # a broker or backend that restarts: workers wait for it, publishers give up within a second
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # RabbitMQ closes a channel whose message it got no answer for in time
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
         "result_backend_always_retry": True,
         "result_backend_transport_options": {
@@ -122,12 +148,19 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
         "task_track_started": True,
         "worker_hijack_root_logger": True,
         "beat_schedule": {
-            DISPATCH: {
-                "task": DISPATCH,
-                "schedule": settings.NX_DISPATCH_INTERVAL,
-                "options": {"expires": max(30.0, 2 * settings.NX_DISPATCH_INTERVAL)},  # none piles up
+            **{
+                name: {
+                    "task": name,
+                    "schedule": settings.NX_DISPATCH_INTERVAL,
+                    "options": {
+                        "expires": max(30.0, 2 * settings.NX_DISPATCH_INTERVAL),  # none piles up
+                        "headers": {BY_BEAT: True},
+                    },
+                }
+                for name in (DISPATCH, DISPATCH_BUILDS)
             },
             ARCHIVE: {"task": ARCHIVE, "schedule": ARCHIVE_INTERVAL_S, "options": {"expires": ARCHIVE_INTERVAL_S}},
+            PRUNE: {"task": PRUNE, "schedule": PRUNED_AT, "options": {"expires": 3600}},
         },
     }
 
@@ -140,3 +173,11 @@ def _log_to_files(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _after_fork(**_: Any) -> None:
     forget_engines_after_fork()
+
+
+@heartbeat_sent.connect  # type: ignore[untyped-decorator]
+def _show_life(**_: Any) -> None:
+    """Every 2 s, while the worker's event loop turns and the broker takes its events."""
+    file = get_settings().NX_HEARTBEAT_FILE
+    if file is not None:
+        file.touch()

@@ -1,17 +1,24 @@
-"""The settings in force: `NX_*` from the environment, or from a `.env` file in the working directory.
+"""The settings in force: `NX_*` from the environment, a `.env` file in the working directory, or files for secrets.
 
 Everything that reads a setting calls `get_settings()`; `from nexus_tasks.config import settings` is the same object,
 for snippets and plugins. Secrets are `SecretStr`: they never show in `repr`, logs or messages.
 """
 
 import logging
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from nexus_tasks.states import Strategy
 
@@ -65,6 +72,28 @@ def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _secrets(folder: str, names: Iterable[str]) -> dict[str, Any]:
+    """What the files in `folder` hold, by setting; an empty file sets nothing. Raises `SettingsError`."""
+    if not folder.strip():
+        return {}
+    if not Path(folder).is_dir():
+        raise SettingsError(f"NX_SECRETS_DIR names no folder: {folder}.")
+    values = {}
+    for name in names:
+        file = Path(folder) / name
+        try:
+            value = file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError:
+            raise SettingsError(f"{name} cannot be read from {file}: it holds no UTF-8 text.") from None
+        except OSError as error:
+            raise SettingsError(f"{name} cannot be read from {file}: {error.strerror}.") from None
+        if value:
+            values[name] = value
+    return values
+
+
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 OptionalAddress = Annotated[WebAddress | None, BeforeValidator(_none_if_empty)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_none_if_empty)]
@@ -75,6 +104,7 @@ Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
 Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_pairs)]
 Intervals = Annotated[dict[str, Annotated[float, Field(ge=0, le=60)]], NoDecode, BeforeValidator(_split_pairs)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
 class Settings(BaseSettings):
@@ -95,12 +125,49 @@ class Settings(BaseSettings):
         default=None, description="where Celery keeps results; a redis:// broker serves as its own when this is not set"
     )
 
+    NX_SECRETS_DIR: OptionalPath = Field(
+        default=None, description="folder with files named after settings that hold their values: /run/secrets"
+    )
+
+    NX_HEARTBEAT_FILE: OptionalPath = Field(
+        default=None, description="a file that a worker touches while it runs and is connected: for health checks"
+    )
+
     # --- files
     NX_INSTRUMENT_DATA_PATH: OptionalPath = Field(default=None, description="root of the microscope files, read only")
     NX_DATA_PATH: Path = Field(default=Path("data"), description="previews, records and logs; shared by all workers")
     NX_RECORDS_PATH: OptionalPath = Field(default=None, description="records; NX_DATA_PATH/records when not set")
     NX_LOG_PATH: OptionalPath = Field(default=None, description="logs; NX_DATA_PATH/logs when not set")
     NX_PLUGINS_PATH: Paths = Field(default=[], description="folders with destination plugins, separated by commas")
+
+    # --- builder
+    NX_FILE_STRATEGY: Literal["exclusive", "inclusive"] = Field(
+        default="exclusive",
+        description="exclusive: only files that a reader knows or that look like data; inclusive: all files",
+    )
+    NX_IGNORE_PATTERNS: Patterns = Field(
+        default=(), description="more files and folders to leave out, by name or path under the root: *.mib,*/tmp/*"
+    )
+    NX_FILE_QUIET: float = Field(
+        default=60, ge=0, le=86400, description="seconds that a file must be left alone before it counts as written"
+    )
+    NX_FILE_DELAY_DAYS: float = Field(
+        default=2, ge=0, le=365, description="days after a session's end before it is final that it has no files"
+    )
+
+    NX_ACTIVITY_RULE: Literal["density", "gap"] = Field(
+        default="density",
+        description="density: activities end where files get rare, as in NexusLIMS; gap: after a pause",
+    )
+    NX_CLUSTERING_SENSITIVITY: float = Field(
+        default=1, ge=0, le=1000, description="larger makes more activities of a session; 0 makes one"
+    )
+    NX_SCHEMA_PATH: OptionalPath = Field(
+        default=None, description="the XSD for records, where no destination says by which it judges them"
+    )
+    NX_BUILD_LEASE: float = Field(
+        default=900, gt=0, description="seconds without a sign of life after which a builder counts as dead"
+    )
 
     # --- delivery
     NX_EXPORT_STRATEGY: Strategy = Field(default=Strategy.ALL, description="all, first_success or best_effort")
@@ -113,6 +180,13 @@ class Settings(BaseSettings):
     )
     NX_MAX_FAILURES: int = Field(
         default=75, ge=1, description="failed attempts after which a delivery fails for good (75 is about 3 days)"
+    )
+    NX_KEEP_RUNS_DAYS: int = Field(
+        default=90, ge=1, le=36500, description="days that closed runs and attempts are kept; the upload log stays"
+    )
+    NX_KEEP_ARCHIVED_DAYS: Annotated[int | None, Field(ge=1, le=36500), BeforeValidator(_none_if_empty)] = Field(
+        default=None,
+        description="days that documents of records which every destination holds are kept; for ever when not set",
     )
     NX_DISPATCH_INTERVAL: float = Field(default=5, gt=0, description="seconds between two dispatches by beat")
     NX_WINDOWS: Windows = Field(
@@ -140,8 +214,8 @@ class Settings(BaseSettings):
     NX_CA_BUNDLE: OptionalPath = Field(default=None, description="certificates to trust, instead of the system's")
 
     # --- CDCS
-    NX_CDCS_URL: OptionalAddress = None
-    NX_CDCS_TOKEN: OptionalSecret = None
+    NX_CDCS_URL: OptionalAddress = Field(default=None, description="CDCS's address")
+    NX_CDCS_TOKEN: OptionalSecret = Field(default=None, description="the token of the user that owns the records")
     NX_CDCS_TEMPLATE_TITLE: str = Field(default="Nexus Experiment Schema", description="the template records belong to")
     NX_CDCS_WORKSPACE_TITLE: str = Field(default="Global Public Workspace", description="the workspace records go to")
     NX_CDCS_ASSIGN_TO_PUBLIC_WORKSPACE: bool = Field(
@@ -152,15 +226,25 @@ class Settings(BaseSettings):
     )
 
     # --- eLabFTW
-    NX_ELABFTW_URL: OptionalAddress = None
-    NX_ELABFTW_API_KEY: OptionalSecret = None
-    NX_ELABFTW_EXPERIMENT_CATEGORY: OptionalNumber = None
-    NX_ELABFTW_EXPERIMENT_STATUS: OptionalNumber = None
+    NX_ELABFTW_URL: OptionalAddress = Field(default=None, description="eLabFTW's address, without /api")
+    NX_ELABFTW_API_KEY: OptionalSecret = Field(
+        default=None, description="a key that may write, of the team that gets the experiments"
+    )
+    NX_ELABFTW_EXPERIMENT_CATEGORY: OptionalNumber = Field(
+        default=None, description="number of the category that experiments get"
+    )
+    NX_ELABFTW_EXPERIMENT_STATUS: OptionalNumber = Field(
+        default=None, description="number of the status that experiments get"
+    )
 
     # --- LabArchives
-    NX_LABARCHIVES_URL: OptionalAddress = None
-    NX_LABARCHIVES_ACCESS_KEY_ID: OptionalText = None
-    NX_LABARCHIVES_ACCESS_PASSWORD: OptionalSecret = None
+    NX_LABARCHIVES_URL: OptionalAddress = Field(
+        default=None, description="the address of the API of your region, with or without /api"
+    )
+    NX_LABARCHIVES_ACCESS_KEY_ID: OptionalText = Field(default=None, description="the access key's id (akid)")
+    NX_LABARCHIVES_ACCESS_PASSWORD: OptionalSecret = Field(
+        default=None, description="the access key's password; signs every call"
+    )
     NX_LABARCHIVES_USER_ID: OptionalSecret = Field(
         default=None, description="the uid; whoever holds it acts as its user"
     )
@@ -173,6 +257,20 @@ class Settings(BaseSettings):
     NX_ARCHIVE_OPTIONS: OptionalSecret = Field(
         default=None, description="what fsspec needs to open it, as JSON: keys and an endpoint for s3://"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's, which says nothing when it fails
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where values come from, the strongest first: arguments, the environment, `.env`, files of NX_SECRETS_DIR."""
+        named = {**dotenv_settings(), **env_settings(), **init_settings()}
+        files = _secrets(str(named.get("NX_SECRETS_DIR") or ""), cls.model_fields)
+        return init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, files)
 
     @field_validator("NX_DATABASE_URL")
     @classmethod

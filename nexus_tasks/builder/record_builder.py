@@ -3,41 +3,78 @@
 The only module of the builder that knows the database, and the one place where the builder meets the delivery.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from nexus_tasks.builder.files import DataFolderError
+from nexus_tasks.builder.activities import group
+from nexus_tasks.builder.deciding_schema import RecordJudge
+from nexus_tasks.builder.files import DataFolderError, FileChoice
+from nexus_tasks.builder.finder import FileFinder, FilesNotReadyError
 from nexus_tasks.builder.readers import FileReader, ReaderStartError
+from nexus_tasks.builder.readers.extensions import is_known
 from nexus_tasks.builder.record import SessionToBuild, build_record
-from nexus_tasks.config import SettingsError
-from nexus_tasks.db import sessions
+from nexus_tasks.builder.schema import InvalidRecordError
+from nexus_tasks.builder.session_details import SessionDetails, SessionDetailsError
+from nexus_tasks.config import Settings, SettingsError
+from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.title import short_session_id
 from nexus_tasks.states import SessionStatus
 
-CLAIM_LEASE = timedelta(minutes=15)  # renewed before every file; far above the time limit for reading one
-
 logger = logging.getLogger(__name__)
+
+REJECTED_FOLDER = "rejected"  # under NX_RECORDS_PATH: documents that are no valid records
+_DIGEST_CHARACTERS = 8  # of the SHA-256, in the name of such a document
 
 
 @dataclass(frozen=True)
 class SessionOutcome:
-    """What building one session came to; `problem` is one line when something has to be done about it."""
+    """What building one session came to; `problem` is one line when it has no record, or it goes nowhere.
+
+    `waits` says that time will mend that: the session is still `TO_BE_BUILT`, and a later call will build it.
+    """
 
     session_identifier: str
     status: SessionStatus
     problem: str | None = None
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class BuilderTools:
+    """What a builder keeps from session to session, and a worker from build to build; for one thread."""
+
+    reader: FileReader
+    judge: RecordJudge
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "BuilderTools":
+        """New ones, to be closed."""
+        return cls(FileReader(), RecordJudge(deployment.registry, deployment.settings.NX_SCHEMA_PATH))
+
+    def close(self) -> None:
+        """End the child process that reads files."""
+        self.reader.close()
 
 
 class _ClaimGoneError(Exception):
     """The claim expired while building, and another builder took the session."""
+
+
+class _NotYetError(Exception):
+    """The session has to wait for files; the message says for which, and until when."""
 
 
 def process_new_records(
@@ -46,13 +83,15 @@ def process_new_records(
     identifiers: Sequence[str] | None = None,
     rebuild: bool = False,
     on_outcome: Callable[[SessionOutcome], None] = lambda _: None,
+    tools: BuilderTools | None = None,
 ) -> list[SessionOutcome]:
     """Build every session that is `TO_BE_BUILT` (or those of `identifiers` that are), oldest first, and hand it over.
 
     With `rebuild`, those of `identifiers` are built again whatever their status: a record that comes out differently
     replaces the one before, and the destinations are brought up to date in place. `on_outcome` hears of each as it is
-    done. A session whose data folder cannot be read stays `TO_BE_BUILT`; one whose record cannot be built becomes
-    `ERROR`, one without files `NO_FILES_FOUND`. Any number of builders may run at once.
+    done. A session whose data folder cannot be read stays `TO_BE_BUILT`, and so does one whose files are still being
+    written, or that may still get some; one whose record cannot be built becomes `ERROR`, one without files
+    `NO_FILES_FOUND`. Any number of builders may run at once; what workers were asked for may be built here as well.
 
     Raises `SettingsError` when there is no data root, `DatabaseError`.
     """
@@ -61,16 +100,25 @@ def process_new_records(
     if data_root is None:
         raise SettingsError("NX_INSTRUMENT_DATA_PATH is missing: name the folder that holds the microscope files.")
     outcomes: list[SessionOutcome] = []
-    with FileReader() as reader:
+    finder = finder_for(data_root, deployment.settings)
+    lease = timedelta(seconds=deployment.settings.NX_BUILD_LEASE)
+    with ExitStack() as own:
+        tools = tools or own.enter_context(closing(BuilderTools.of(deployment)))
         while True:
             with transaction(deployment.engine) as connection:
                 done = [outcome.session_identifier for outcome in outcomes]
-                claimed = sessions.claim(connection, identifiers, CLAIM_LEASE, passed_over=done, rebuild=rebuild)
+                begun = builds.clock(connection)
+                claimed = sessions.claim(connection, identifiers, lease, passed_over=done, rebuild=rebuild)
             if claimed is None:
                 return outcomes
-            outcome = _Build(*claimed, reader, data_root, deployment, rebuild=rebuild).run()
+            outcome = _Build(*claimed, tools, finder, data_root, deployment, rebuild=rebuild).run()
+            with transaction(deployment.engine) as connection:
+                if outcome.waits:
+                    builds.put_off(connection, outcome.session_identifier, begun, outcome.problem)
+                else:
+                    builds.end(connection, outcome.session_identifier, begun, outcome.problem)
             logger.log(
-                logging.WARNING if outcome.problem else logging.INFO,
+                logging.WARNING if outcome.problem and not outcome.waits else logging.INFO,
                 "Session %s: %s%s",
                 outcome.session_identifier,
                 outcome.status,
@@ -80,13 +128,22 @@ def process_new_records(
             on_outcome(outcome)
 
 
+def finder_for(data_root: Path, settings: Settings) -> FileFinder:
+    """Finds files as the settings say; for one round of building."""
+    choice = FileChoice(
+        known=is_known if settings.NX_FILE_STRATEGY == "exclusive" else None, ignored=settings.NX_IGNORE_PATTERNS
+    )
+    return FileFinder(data_root, choice=choice, quiet=timedelta(seconds=settings.NX_FILE_QUIET))
+
+
 @dataclass(frozen=True)
 class _Build:
     """One claimed session on its way to a record."""
 
     session: SessionRow
     token: UUID
-    reader: FileReader
+    tools: BuilderTools
+    finder: FileFinder
     data_root: Path
     deployment: Deployment
     rebuild: bool
@@ -98,17 +155,16 @@ class _Build:
             if record is None:
                 return self._end(SessionStatus.NO_FILES_FOUND, None)
             return self._hand_over(record)
-        except (DataFolderError, ReaderStartError) as error:
-            return self._give_back(str(error))
+        except (DataFolderError, ReaderStartError, _NotYetError) as error:
+            return self._give_back(str(error), waits=isinstance(error, _NotYetError))
         except OSError as error:  # no room for previews, a share that is away: not the session's fault
             return self._give_back(f"{type(error).__name__}: {error}")
         except (_ClaimGoneError, ClaimLostError):
             return self._outcome(self.session.status, "another builder has taken it over")
         except DatabaseError:
             raise
-        except Exception as error:
-            logger.exception("The record of session %s could not be built", self.session.session_identifier)
-            return self._end(SessionStatus.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
+        except Exception as error:  # noqa: BLE001 - it concerns this session only
+            return self._fail(error)
 
     def _hand_over(self, record: RecordToExport) -> SessionOutcome:
         handed_over = export_records([record], self.deployment)
@@ -121,22 +177,38 @@ class _Build:
         return self._outcome(SessionStatus.BUILT_NOT_EXPORTED, problem)
 
     def _record(self) -> RecordToExport | None:
+        settings = self.deployment.settings
         with transaction(self.deployment.engine) as connection:
             instrument = sessions.get_instrument(connection, self.session.instrument_pid)
+            said = sessions.details(connection, [self.session.session_identifier])
         if instrument is None or instrument.filestore_path is None:
             raise DataFolderError(
                 f"Instrument {self.session.instrument_pid} has no data folder: "
                 "name it with `nexus-tasks instruments add`."
             )
-        to_build = _to_build(self.session, instrument, instrument.filestore_path)
-        built = build_record(
-            to_build,
-            data_root=self.data_root,
-            preview_root=self.deployment.settings.previews_path,
-            reader=self.reader,
-            heartbeat=self._renew,
-        )
+        details = _details(said.get(self.session.session_identifier, {}))
+        to_build = _to_build(self.session, instrument, instrument.filestore_path, details)
+        try:
+            built = build_record(
+                to_build,
+                data_root=self.data_root,
+                preview_root=settings.previews_path,
+                reader=self.tools.reader,
+                heartbeat=self._renew,
+                finder=self.finder,
+                divide=partial(group, rule=settings.NX_ACTIVITY_RULE, sensitivity=settings.NX_CLUSTERING_SENSITIVITY),
+                check=self._check,
+            )
+        except FilesNotReadyError as error:
+            raise _NotYetError(f"{error}; a build after {_local(error.retry_at, to_build)} takes it") from error
         if built is None:
+            # files may be copied from an instrument days later
+            final_at = to_build.end + timedelta(days=settings.NX_FILE_DELAY_DAYS)
+            if final_at > datetime.now(UTC) and not self.rebuild:
+                raise _NotYetError(
+                    f"there are no files yet; every build looks again until {_local(final_at, to_build)}, "
+                    "then it is NO_FILES_FOUND"
+                )
             return None
         return RecordToExport(
             session_identifier=self.session.session_identifier,
@@ -152,13 +224,40 @@ class _Build:
 
     def _renew(self) -> None:
         with transaction(self.deployment.engine) as connection:
-            if not sessions.renew(connection, self.session.session_identifier, self.token, CLAIM_LEASE):
+            lease = timedelta(seconds=self.deployment.settings.NX_BUILD_LEASE)
+            if not sessions.renew(connection, self.session.session_identifier, self.token, lease):
                 raise _ClaimGoneError
 
-    def _give_back(self, problem: str) -> SessionOutcome:
+    def _check(self, xml: bytes) -> None:
+        """Raises `InvalidRecordError` for a document that is not valid, which is kept for a look."""
+        self._renew()
+        try:
+            self.tools.judge.check(xml)
+        except InvalidRecordError as error:
+            raise InvalidRecordError(f"{error} {self._kept(xml)}") from None
+
+    def _kept(self, xml: bytes) -> str:
+        """A sentence about where the document is."""
+        digest = hashlib.sha256(xml).hexdigest()[:_DIGEST_CHARACTERS]
+        name = f"{short_session_id(self.session.session_identifier)}-{digest}.xml"
+        path = self.deployment.settings.records_path / REJECTED_FOLDER / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(xml)
+        except OSError as error:
+            return f"It could not be kept for a look ({error.strerror}: {path.parent})."
+        return f"It is kept for a look: {path}."
+
+    def _fail(self, error: Exception) -> SessionOutcome:
+        if isinstance(error, InvalidRecordError):
+            return self._end(SessionStatus.ERROR, str(error))
+        logger.error("The record of session %s could not be built", self.session.session_identifier, exc_info=error)
+        return self._end(SessionStatus.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
+
+    def _give_back(self, problem: str, *, waits: bool = False) -> SessionOutcome:
         with transaction(self.deployment.engine) as connection:
             sessions.release(connection, self.session.session_identifier, self.token)
-        return self._outcome(self.session.status, problem)
+        return SessionOutcome(self.session.session_identifier, self.session.status, problem, waits)
 
     def _end(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
         if self.rebuild:  # there is a record already: its status stands
@@ -172,7 +271,20 @@ class _Build:
         return SessionOutcome(self.session.session_identifier, status, problem)
 
 
-def _to_build(session: SessionRow, instrument: InstrumentRow, folder: str) -> SessionToBuild:
+def _local(moment: datetime, session: SessionToBuild) -> str:
+    return moment.astimezone(session.zone).isoformat(sep=" ", timespec="seconds")
+
+
+def _details(stored: dict[str, Any]) -> SessionDetails:
+    try:
+        return SessionDetails.parse(stored)
+    except SessionDetailsError as error:
+        raise ValueError(
+            f"its details cannot be used: {error}; correct them with `nexus-tasks sessions describe`"
+        ) from error
+
+
+def _to_build(session: SessionRow, instrument: InstrumentRow, folder: str, details: SessionDetails) -> SessionToBuild:
     if session.start is None or session.end is None:
         raise ValueError("its START or END event is missing in session_log")
     zone = ZoneInfo(instrument.timezone)
@@ -185,4 +297,6 @@ def _to_build(session: SessionRow, instrument: InstrumentRow, folder: str) -> Se
         start=session.start.astimezone(zone),
         end=session.end.astimezone(zone),
         zone=zone,
+        clock_offset=timedelta(seconds=instrument.clock_offset_s),
+        details=details,
     )

@@ -1,10 +1,12 @@
 """`nexus-tasks build`: build what is to be built, and enqueue its export."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from nexus_tasks.builder import remote
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
 from nexus_tasks.cli.output import (
     CommandError,
@@ -18,10 +20,11 @@ from nexus_tasks.cli.output import (
 )
 from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
-from nexus_tasks.db import sessions
+from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.logs import write_log_files
+from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.monitoring.wellbeing import unwell
 from nexus_tasks.states import SessionStatus
 
@@ -32,6 +35,9 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be built.")] = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build these sessions again, and bring the destinations up to date.")
+    ] = False,
+    enqueue: Annotated[
+        bool, typer.Option("--enqueue", help="Have workers build, each session in a task of its own.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the exports, and succeed only if they do.")] = False,
     json: Json = False,
@@ -45,11 +51,15 @@ def build(
         _show_work_list(deployment, wanted, as_json=json)
         return
     write_log_files(deployment.settings)
+    if enqueue:
+        _have_built(deployment, wanted, rebuild=rebuild, wait=wait, as_json=json)
+        return
     outcomes = process_new_records(
         deployment, identifiers=wanted, rebuild=rebuild, on_outcome=(lambda _: None) if json else _say_outcome
     )
     built = [outcome.session_identifier for outcome in outcomes]
-    holds = all(outcome.problem is None for outcome in outcomes)
+    # a timer that builds whatever there is must not fail for sessions that wait for their files
+    holds = all(outcome.problem is None or (outcome.waits and not wanted) for outcome in outcomes)
     if wait:
         views = watch(deployment, built, until=at_rest, live=not json)
         holds = holds and all(view.record_status is SessionStatus.COMPLETED for view in views)
@@ -79,12 +89,52 @@ def _show_work_list(deployment: Deployment, identifiers: list[str] | None, *, as
         console.print("There is nothing to build.")
 
 
+def _have_built(
+    deployment: Deployment, identifiers: list[str] | None, *, rebuild: bool, wait: bool, as_json: bool
+) -> None:
+    asked = remote.enqueue_builds(deployment, identifiers, rebuild=rebuild)
+    sought = list(asked.identifiers)
+    under_way = set(sought)
+
+    def over(views: Sequence[SessionView]) -> bool:
+        nonlocal under_way
+        were_under_way = under_way  # when these views were not taken yet: they may be older than the last build's end
+        with transaction(deployment.engine) as connection:
+            under_way = builds.under_way(connection, sought)
+        return not were_under_way and at_rest(views)
+
+    views = watch(deployment, sought, until=over if wait else _yes, live=wait and not as_json)
+    with transaction(deployment.engine) as connection:
+        problems = builds.problems(connection, sought)
+    if as_json:
+        print_json([{**view.document(), "problem": problems.get(view.session_identifier)} for view in views])
+    elif not sought:
+        console.print("There is nothing to build.")
+    elif wait:
+        console.print(sessions_table(views))
+    else:
+        for identifier in sought:
+            console.print(f"{escape(identifier)} is to be built by a worker")
+    for identifier, problem in problems.items():
+        _say_problem(identifier, problem)
+    if asked.broker_problem:
+        errors.print(asked.broker_problem, style="red", markup=False, soft_wrap=True)
+    if sought:
+        print_warnings(unwell(deployment))
+    completed = all(view.record_status is SessionStatus.COMPLETED for view in views)
+    if asked.broker_problem or problems or (wait and not completed):
+        raise typer.Exit(1)
+
+
 def _say_outcome(outcome: SessionOutcome) -> None:
     console.print(f"{escape(outcome.session_identifier)}: {coloured(outcome.status)}")
     if outcome.problem:
-        errors.print(
-            f"Session {outcome.session_identifier}: {outcome.problem}", style="red", markup=False, soft_wrap=True
-        )
+        _say_problem(outcome.session_identifier, outcome.problem, waits=outcome.waits)
+
+
+def _say_problem(identifier: str, problem: str, *, waits: bool = False) -> None:
+    style = "yellow" if waits else "red"
+    errors.print(f"Session {identifier}: {problem}", style=style, markup=False, soft_wrap=True)
 
 
 def _yes(_: object) -> bool:

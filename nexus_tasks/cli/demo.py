@@ -103,6 +103,8 @@ def _environment(sandbox: Sandbox, data: Path | None) -> dict[str, str]:
     environment = sandbox.environment()
     if data is not None:
         environment["NX_INSTRUMENT_DATA_PATH"] = str(data.absolute())
+        # What a demo is given is all of it, and whole, however new the copies are.
+        environment |= {"NX_FILE_STRATEGY": "inclusive", "NX_FILE_QUIET": "0"}
     return environment
 
 

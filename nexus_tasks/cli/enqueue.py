@@ -7,10 +7,11 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 
-from nexus_tasks.builder import record_xml, schema
+from nexus_tasks.builder import record_xml
+from nexus_tasks.builder.deciding_schema import RecordJudge
 from nexus_tasks.builder.foreign_previews import with_previews
 from nexus_tasks.cli.output import CommandError, Json, console, errors, print_json, print_warnings, sessions_table
-from nexus_tasks.cli.sessions import moment
+from nexus_tasks.cli.times import moment
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
@@ -44,7 +45,7 @@ def enqueue(
     if dt_to < dt_from:
         raise CommandError(f"Session {session} ends before it starts.")
     xml = _read(record)
-    schema.validate(xml)
+    RecordJudge(deployment.registry, deployment.settings.NX_SCHEMA_PATH).check(xml)
     activities = with_previews(
         record_xml.read_activities(xml), preview or [], deployment.settings.previews_path, session
     )

@@ -89,6 +89,7 @@ class Instrument(Base):
     filestore_path: Mapped[str | None]  # relative to NX_INSTRUMENT_DATA_PATH; none when others build its records
     harvester: Mapped[str | None]
     timezone: Mapped[str] = mapped_column(server_default="UTC")  # an IANA name
+    clock_offset_s: Mapped[float] = mapped_column(server_default="0")  # seconds that the clock of its PC is ahead
 
 
 class SessionLog(Base):
@@ -111,6 +112,15 @@ class SessionLog(Base):
     user: Mapped[str | None]
 
 
+class SessionDetail(Base):
+    """What people say about a session, beside the events: title, project, samples, and so on."""
+
+    __tablename__ = "session_details"
+
+    session_identifier: Mapped[str] = mapped_column(primary_key=True)
+    details: Mapped[dict[str, Any]]  # as `builder.session_details` stores them
+
+
 class BuildClaim(Base):
     """Which builder works on a session until when; a build holds a lease, not a status."""
 
@@ -119,6 +129,23 @@ class BuildClaim(Base):
     session_identifier: Mapped[str] = mapped_column(primary_key=True)
     token: Mapped[UUID]
     expires_at: Mapped[datetime]
+
+
+class BuildRequest(Base):
+    """A build that workers were asked for: open until a builder has come to an end with the session."""
+
+    __tablename__ = "build_request"
+    __table_args__ = (Index("ix_build_request_open", "asked_at", postgresql_where=text("ended_at IS NULL")),)
+
+    session_identifier: Mapped[str] = mapped_column(primary_key=True)
+    rebuild: Mapped[bool]
+    asked_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    published_at: Mapped[datetime | None]  # when its message last went out
+    not_before: Mapped[datetime | None]  # when files are looked for again that were not there or not whole
+    begun_at: Mapped[datetime | None]  # when a worker took it; none again when that one was found dead
+    deaths: Mapped[int] = mapped_column(server_default="0")  # of builders, since it was asked for
+    ended_at: Mapped[datetime | None]
+    problem: Mapped[str | None]  # what is wrong with the build that has ended, or what it waits for
 
 
 class Record(Base):
@@ -249,6 +276,29 @@ class Restore(Base):
     __tablename__ = "restore"
 
     restored_at: Mapped[datetime] = mapped_column(primary_key=True)
+
+
+class Worker(Base):
+    """What a running worker says of itself every half minute (`monitoring.presence`); one that ends takes it away."""
+
+    __tablename__ = "worker"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # Celery's node name
+    process: Mapped[UUID]  # of its start: one that ends leaves the row of the next of that name alone
+    queues: Mapped[list[str]]
+    version: Mapped[str]
+    clock_offset_s: Mapped[float]  # seconds that its clock is ahead of PostgreSQL's
+    stores: Mapped[dict[str, Any]]  # setting → id of the folder that it sees there, "" for none
+    seen_at: Mapped[datetime]
+
+
+class SignOfLife(Base):
+    """When something that is no worker was last heard of: beat, by the dispatches that it asks for."""
+
+    __tablename__ = "sign_of_life"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime]
 
 
 class UploadLog(Base):

@@ -19,6 +19,7 @@ class InstrumentRow:
     location: str | None
     filestore_path: str | None
     timezone: str
+    clock_offset_s: float = 0  # seconds that the clock which dates its files is ahead
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ FINALIZE = "finalize"
 COLLECT = "collect"
 DISPATCH = "dispatch"
 ARCHIVE = "archive"
+PRUNE = "prune"
+BY_BEAT = "by_beat"  # header of a message that beat has sent
 
 
 @dataclass(frozen=True)

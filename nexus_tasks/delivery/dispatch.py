@@ -81,20 +81,21 @@ def _queues(app: Celery, connection: Connection) -> Callable[[AttemptRow], bool]
 
     def may_be_queued(attempt: AttemptRow) -> bool:
         if attempt.destination not in lengths:
-            lengths[attempt.destination] = _length(app, EXPORT + attempt.destination)
+            lengths[attempt.destination] = queue_length(app, EXPORT + attempt.destination)
         return lengths[attempt.destination] > 0 and not runs.later_started(connection, attempt)
 
     return may_be_queued
 
 
-def _length(app: Celery, queue: str) -> int:
+def queue_length(app: Celery, queue: str) -> int:
     """How many messages wait in a queue; taken for one when the broker does not answer, for nothing can be sent."""
+    connection = app.connection_for_read()
     try:
-        with app.connection_for_read() as connection:
+        with connection:
             connection.ensure_connection(max_retries=1, timeout=3)
             declared = connection.default_channel.queue_declare(queue=queue, passive=True)
             return int(declared.message_count)
-    except (*BROKER_ERRORS, *app.connection_for_read().channel_errors) as error:
+    except (*BROKER_ERRORS, *connection.connection_errors, *connection.channel_errors) as error:
         if "NOT_FOUND" in str(error) or "no queue" in str(error).lower():
             return 0
         logger.warning("The length of queue %s is not known: %s", queue, error)

@@ -1,4 +1,4 @@
-"""The Celery tasks: `export.<destination>` for each destination, `finalize`, `dispatch`, `archive`.
+"""The Celery tasks: `export.<destination>` for each destination, `finalize`, `dispatch`, `archive`, `prune`.
 
 They only carry: what is decided and written is in `attempt`, `settle` and `dispatch`. Short retries are Celery's: three
 tries within about half a minute. A task whose tries are used up *returns* its failure, so that the chord's body runs.
@@ -13,13 +13,14 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
 from nexus_tasks.config import Settings, get_settings
-from nexus_tasks.db import runs
+from nexus_tasks.db import runs, workers
 from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
 from nexus_tasks.delivery import archive, attempt
-from nexus_tasks.delivery.canvas import ARCHIVE, COLLECT, DISPATCH, EXPORT, FINALIZE
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
 from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
 from nexus_tasks.delivery.dispatch import BrokerError, dispatch
 from nexus_tasks.delivery.lease import LeaseLostError
+from nexus_tasks.delivery.prune import prune
 from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.delivery.turns import NotYourTurnError
@@ -36,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 def register(app: Celery, registry: Registry) -> None:
-    """Give the app its tasks: one export task for each destination that this process knows, and the four others."""
+    """Give the app its tasks: one export task for each destination that this process knows, and the five others."""
     for destination in registry.destinations:
         app.register_task(_of_its_own(ExportTask)(destination.name))
-    for task in (FinalizeTask, CollectTask, DispatchTask, ArchiveTask):
+    for task in (FinalizeTask, CollectTask, DispatchTask, ArchiveTask, PruneTask):
         app.register_task(_of_its_own(task)())
 
 
@@ -164,7 +165,11 @@ class DispatchTask(_DatabaseTask):
 
     def run(self) -> int:
         """Returns the number of runs published."""
-        return _dispatch(self.app)
+        published = _dispatch(self.app)
+        if (self.request.headers or {}).get(BY_BEAT):
+            with transaction(_engine()) as connection:
+                workers.heard_of_beat(connection)
+        return published
 
 
 class ArchiveTask(_DatabaseTask):
@@ -176,6 +181,17 @@ class ArchiveTask(_DatabaseTask):
     def run(self) -> int:
         """Returns the number of documents moved."""
         return archive.sweep(_engine(), get_settings())
+
+
+class PruneTask(_DatabaseTask):
+    """Retention, from beat once a day."""
+
+    name = PRUNE
+    ignore_result = True
+
+    def run(self) -> str:
+        """Returns what was deleted, in words."""
+        return str(prune(_engine(), get_settings()))
 
 
 def _engine() -> Engine:

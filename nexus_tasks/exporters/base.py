@@ -229,6 +229,8 @@ class ExportDestination(Protocol):
       (default 0). The calls of `nexus_tasks.exporters.http.open_session` keep to it by themselves; before any other
       call to the service, call `context.take_turn()`. Either may raise; let it pass: the export is called again.
     * `checks() -> Sequence[Check]`: what `nexus-tasks destinations --check` looks at.
+    * `record_schema() -> bytes | None`: the XSD by which it judges records; None when it cannot say. The builder checks
+      records by it, and asks again after ten minutes; it may call the service, and raise an `ExportError`.
     """
 
     name: str  # lower case; also the queue `export.<name>`

@@ -1,5 +1,6 @@
 """What goes wrong before or beside the services: one clear line, an exit status, and nothing lost."""
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -52,8 +53,9 @@ def to_build(lab: Installation) -> str:
     folder = lab.instruments / session
     folder.mkdir()
     (folder / "notes.txt").write_text("seen today", encoding="utf-8")
-    now = (folder / "notes.txt").stat().st_mtime
-    add_session(lab, session, now)
+    moment = time.time() - 7200  # long enough ago: what was written just now is left for the next build
+    os.utime(folder / "notes.txt", (moment, moment))
+    add_session(lab, session, moment)
     return session
 
 
@@ -138,8 +140,8 @@ def test_a_record_file_that_is_gone_or_changed_is_not_sent_until_it_is_back(lab:
     assert len(message.splitlines()) == 1
     assert objects(lab.stand_ins.cdcs.url) == []
     status = lab.command("status", session, "--json")
-    assert document.name in str(status.document[0]["deliveries"][0]["error_message"])
-    assert status.document[0]["record_status"] == "BUILT_NOT_EXPORTED"
+    assert document.name in str(status.document["sessions"][0]["deliveries"][0]["error_message"])
+    assert status.document["sessions"][0]["record_status"] == "BUILT_NOT_EXPORTED"
 
     document.write_bytes(original)
     lab.wait_until_settled(session)
@@ -157,7 +159,7 @@ def test_a_record_file_that_is_gone_or_changed_is_not_sent_until_it_is_back(lab:
 def test_xml_that_is_not_valid_is_not_taken_over(lab: Installation, tmp_path: Path) -> None:
     wrong = {
         "cut off": (b"<Experiment><title>no end", "not well-formed"),
-        "of another schema": (b"<Experiment>of somebody else's</Experiment>", "does not match the schema"),
+        "of another schema": (b"<Experiment>of somebody else's</Experiment>", "does not match the NexusLIMS schema"),
         "empty": (b"", "not well-formed"),
     }
     for name, (xml, _) in wrong.items():

@@ -181,7 +181,8 @@ def test_status_log_and_sessions_tell_what_became_of_it(installation: Installati
         ["log", exported.session, "--json"],
         ["sessions", "show", exported.session, "--json"],
     )
-    [status], log, [shown] = (command.document for command in told)
+    listed, log, [shown] = (command.document for command in told)
+    [status] = listed["sessions"]
 
     assert [row["status"] for row in exported.shown_before] == ["TO_BE_BUILT"]
     assert (shown["instrument_pid"], shown["user"], shown["status"]) == (MICROSCOPE, USER, "COMPLETED")

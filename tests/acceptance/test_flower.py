@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def seen(running_installation: Installation) -> Seen:
         return dict(answer.json())
 
     wait_until(lambda: bool(tasks()), 20, "Flower to see the dispatches of beat")
-    with installation.entered(), listening(installation.valkey.url) as passed_by:
+    with installation.entered(), everything_sent(installation) as passed_by:
         installation.hand_over(good)
         installation.wait_until_settled(good)
         with services_that_repeat_secrets(installation):
@@ -174,6 +174,18 @@ def nobody_listening(installation: Installation) -> Iterator[None]:
     yield
     for server in installation.stand_ins.servers:
         server.start()
+
+
+@contextmanager
+def everything_sent(installation: Installation) -> Iterator[list[str]]:
+    """What broker and result backend get meanwhile."""
+    with ExitStack() as stack:
+        heard = [stack.enter_context(listening(installation.valkey.url))]
+        if installation.rabbitmq is not None:
+            heard.append(stack.enter_context(installation.rabbitmq.listening(installation.virtual_host)))
+        everything: list[str] = []
+        yield everything
+    everything.extend(line for lines in heard for line in lines)
 
 
 @contextmanager

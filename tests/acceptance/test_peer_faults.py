@@ -201,7 +201,7 @@ def test_without_the_right_to_the_workspace_the_export_fails_visibly_and_makes_n
 
     assert "publish to the workspace" in reason(installation, session, "cdcs")
     wait_for_states(installation, session, {"elabftw": "succeeded", "labarchives": "succeeded"})
-    [shown] = installation.command("status", session, "--json").document
+    [shown] = installation.command("status", session, "--json").document["sessions"]
     assert shown["record_status"] == "BUILT_NOT_EXPORTED"
     [told] = [delivery for delivery in shown["deliveries"] if delivery["destination"] == "cdcs"]
     assert told["state"] != "succeeded"

@@ -12,8 +12,8 @@ from celery.app.utils import find_app
 from celery.signals import after_setup_logger
 
 import nexus_tasks
+from nexus_tasks.builder.tasks import BUILDS_QUEUE
 from nexus_tasks.celery import (
-    BUILDS_QUEUE,
     EXPORTS_QUEUE,
     RedisResults,
     configuration,
@@ -26,7 +26,7 @@ from nexus_tasks.config import get_settings, load_settings
 from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.exporters.registry import discover, get_registry
 
-SHIPPED_QUEUES = {"export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}
+SHIPPED_QUEUES = {"export.archive", "export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}
 PLUGIN = """
     class Pigeon:
         name = "pigeon"
@@ -110,7 +110,10 @@ def test_a_destination_that_is_not_enabled_has_a_task_and_a_queue_all_the_same()
         ("finalize", EXPORTS_QUEUE),
         ("dispatch", EXPORTS_QUEUE),
         ("archive", EXPORTS_QUEUE),
+        ("prune", EXPORTS_QUEUE),
         ("collect", EXPORTS_QUEUE),
+        ("records.build", BUILDS_QUEUE),
+        ("records.dispatch", EXPORTS_QUEUE),
     ],
 )
 def test_a_message_goes_to_the_queue_of_its_task(task: str, queue: str) -> None:
@@ -125,7 +128,7 @@ def test_builds_have_a_queue_of_their_own() -> None:
 
 def test_every_task_that_is_sent_is_known_to_a_worker() -> None:
     app = create_app(load_settings(), discover([]))
-    assert {"finalize", "collect", "dispatch", "archive"} <= set(app.tasks)
+    assert {"finalize", "collect", "dispatch", "archive", "records.build", "records.dispatch"} <= set(app.tasks)
 
 
 def test_messages_carry_json_and_nothing_else(conf: dict[str, Any]) -> None:
@@ -142,20 +145,27 @@ def test_a_message_is_acknowledged_when_its_task_has_ended(conf: dict[str, Any])
 
 def test_a_message_of_a_dead_worker_is_not_given_out_while_its_task_can_still_run() -> None:
     app = create_app(load_settings(), discover([]))
-    longest = max(task.time_limit or 0 for task in app.tasks.values())
+    longest = max(task.time_limit or 0 for task in app.tasks.values() if task.name != "records.build")
     assert app.conf.broker_transport_options["visibility_timeout"] > longest
+
+
+def test_a_build_may_take_longer_than_its_claim_lasts_which_keeps_a_second_message_away() -> None:
+    settings = load_settings()
+    task = create_app(settings, discover([])).tasks["records.build"]
+    assert settings.NX_BUILD_LEASE * 10 < task.soft_time_limit < task.time_limit
 
 
 def test_beat_dispatches_and_archives_and_nothing_piles_up(conf: dict[str, Any]) -> None:
     schedule = conf["beat_schedule"]
-    assert {entry["task"] for entry in schedule.values()} == {"dispatch", "archive"}
+    assert {entry["task"] for entry in schedule.values()} == {"dispatch", "archive", "prune", "records.dispatch"}
     assert all(entry["options"]["expires"] for entry in schedule.values())
 
 
 def test_beat_dispatches_as_often_as_the_settings_say() -> None:
     schedule = configuration(load_settings(NX_DISPATCH_INTERVAL="120"), discover([]))["beat_schedule"]
-    assert schedule["dispatch"]["schedule"] == 120
-    assert schedule["dispatch"]["options"]["expires"] > 120
+    for task in ("dispatch", "records.dispatch"):
+        assert schedule[task]["schedule"] == 120
+        assert schedule[task]["options"]["expires"] > 120
 
 
 def test_broker_and_results_are_those_of_the_settings() -> None:
@@ -170,7 +180,9 @@ def test_results_that_are_not_in_redis_are_left_to_celery() -> None:
     assert result_backend("rpc://") == "rpc://"
 
 
-@pytest.mark.parametrize("task", ["export.cdcs", "finalize", "dispatch", "archive"])
+@pytest.mark.parametrize(
+    "task", ["export.cdcs", "finalize", "dispatch", "archive", "prune", "records.build", "records.dispatch"]
+)
 def test_a_task_outlasts_a_restart_of_the_database(task: str) -> None:
     known = create_app(load_settings(), discover([])).tasks[task]
     assert DatabaseError in known.autoretry_for

@@ -313,3 +313,70 @@ def test_folders_are_under_the_data_path_unless_named(configure: SetAll) -> None
 
 def test_every_setting_has_a_name_that_begins_with_nx() -> None:
     assert all(name.startswith("NX_") for name in Settings.model_fields)
+
+
+def test_the_builder_takes_what_it_knows_and_waits_for_what_is_new(configure: SetAll) -> None:
+    settings = load_settings()
+    assert (settings.NX_FILE_STRATEGY, settings.NX_IGNORE_PATTERNS) == ("exclusive", ())
+    assert (settings.NX_FILE_QUIET, settings.NX_FILE_DELAY_DAYS) == (60, 2)
+
+    configure(NX_FILE_STRATEGY="inclusive", NX_IGNORE_PATTERNS=" *.mib, */tmp/* ,")
+    settings = load_settings()
+    assert settings.NX_FILE_STRATEGY == "inclusive"
+    assert settings.NX_IGNORE_PATTERNS == ("*.mib", "*/tmp/*")
+    assert "NX_FILE_STRATEGY" in refusal_of(NX_FILE_STRATEGY="all")
+    assert "NX_FILE_QUIET" in refusal_of(NX_FILE_QUIET="-1")
+
+
+# --- secrets in files
+
+
+def secret(folder: Path, name: str, value: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(value, encoding="utf-8")
+    return folder
+
+
+def test_secrets_are_read_from_files_named_after_their_settings(configure: SetAll, tmp_path: Path) -> None:
+    for name, value in SECRETS.items():
+        secret(tmp_path / "secrets", name, f"{value}\n")
+    configure(NX_SECRETS_DIR=str(tmp_path / "secrets"))
+    assert {name: getattr(get_settings(), name).get_secret_value() for name in SECRETS} == SECRETS
+
+
+def test_the_folder_with_secrets_can_stand_in_the_env_file(configure: SetAll, tmp_path: Path) -> None:
+    secret(tmp_path / "secrets", "NX_CDCS_TOKEN", "from-file")
+    (tmp_path / ".env").write_text("NX_SECRETS_DIR=secrets\n", encoding="utf-8")
+    assert get_settings().NX_CDCS_TOKEN == SecretStr("from-file")
+
+
+def test_the_environment_wins_over_a_file_and_an_empty_file_sets_nothing(configure: SetAll, tmp_path: Path) -> None:
+    secret(tmp_path / "secrets", "NX_CDCS_TOKEN", "from-file")
+    secret(tmp_path / "secrets", "NX_DATABASE_URL", "\n")
+    configure(NX_SECRETS_DIR=str(tmp_path / "secrets"), NX_CDCS_TOKEN="from-environment")
+    assert get_settings().NX_CDCS_TOKEN == SecretStr("from-environment")
+    assert get_settings().NX_DATABASE_URL == Settings.model_fields["NX_DATABASE_URL"].default
+
+
+@pytest.mark.parametrize("hindrance", ["a folder", "not text"])
+def test_a_secret_that_cannot_be_read_is_said_in_one_line(configure: SetAll, tmp_path: Path, hindrance: str) -> None:
+    folder = tmp_path / "secrets"
+    (folder / "NX_CDCS_TOKEN").mkdir(parents=True) if hindrance == "a folder" else folder.mkdir()
+    if hindrance == "not text":
+        (folder / "NX_CDCS_TOKEN").write_bytes(b"s3cret\xff")
+    configure(NX_SECRETS_DIR=str(folder))
+    said = complaint()
+    assert said.startswith(f"NX_CDCS_TOKEN cannot be read from {folder / 'NX_CDCS_TOKEN'}: ")
+    assert "\n" not in said
+    assert "s3cret" not in said
+
+
+def test_a_folder_with_secrets_that_is_not_there_is_said(configure: SetAll) -> None:
+    configure(NX_SECRETS_DIR="/nowhere/secrets")
+    assert complaint() == "NX_SECRETS_DIR names no folder: /nowhere/secrets."
+
+
+def test_a_wrong_secret_is_said_without_its_value(configure: SetAll, tmp_path: Path) -> None:
+    configure(NX_SECRETS_DIR=str(secret(tmp_path / "secrets", "NX_BROKER_URL", "http://:s3cret@broker")))
+    assert complaint().startswith("NX_BROKER_URL must start with one of amqp://")
+    assert "s3cret" not in complaint()

@@ -65,6 +65,12 @@ class CDCSDestination:
         """See `ExportDestination`."""
         return checks_of(self._api)
 
+    def record_schema(self) -> bytes | None:
+        """See `ExportDestination`: of the template's current version, which is asked for anew."""
+        api = self._api()
+        xsd = api.template(api.current_template(_template_key()[-1])).xsd
+        return None if xsd is None else xsd.encode("utf-8")
+
     def export(self, context: ExportContext) -> ExportResult:
         """See `ExportDestination.export`."""
         with advice_to_recreate(context, self.name):

@@ -118,9 +118,9 @@ class Service:
         """One changing call, with the fault that is due."""
         if self.model.fault == "frozen before a call":
             self.model.another_worker_is_faster()
-        check = http._before_write.get()
+        check = http._before_call.get()
         assert check is not None
-        check()
+        check(True)
         fault, self.model.fault = self.model.fault, "none"
         if fault in BEFORE:
             raise_(BEFORE[fault])
@@ -504,7 +504,7 @@ def queue_length(_: Celery, queue: str) -> int:
 @pytest.fixture
 def _played_broker(monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(planner, "canvas", lambda _, run: Published(CURRENT[-1], run))
-    monkeypatch.setattr(planner, "_length", queue_length)
+    monkeypatch.setattr(planner, "queue_length", queue_length)
     monkeypatch.setattr(Delivering, "url", database_url, raising=False)
     monkeypatch.setattr(Delivering, "folder", tmp_path, raising=False)
     yield

@@ -1,0 +1,115 @@
+"""The builder's Celery tasks: `records.build`, which builds one session, and `records.dispatch`, from beat.
+
+They only carry: what is asked for and what was lost is in `remote`, and building is `record_builder`'s. Both are
+imported with the first task, for they need the app that these tasks belong to.
+"""
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task
+
+from nexus_tasks.config import SettingsError, get_settings
+from nexus_tasks.db import builds
+from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
+from nexus_tasks.delivery.dispatch import BrokerError
+
+if TYPE_CHECKING:
+    from nexus_tasks.builder.record_builder import BuilderTools
+    from nexus_tasks.deployment import Deployment
+
+BUILD = "records.build"
+DISPATCH_BUILDS = "records.dispatch"
+BUILDS_QUEUE = "builds"
+DATABASE_RETRY_S = 2
+DATABASE_RETRIES = 15  # half a minute of patience with a database that restarts
+# A session of thousands of files, each up to its own time limit, is built in one task, its claim renewed all the time:
+# only what hangs for ever is ended. A second message for it meanwhile finds the session claimed.
+BUILD_SOFT_LIMIT_S = 6 * 3600
+BUILD_HARD_LIMIT_S = BUILD_SOFT_LIMIT_S + 60
+
+logger = logging.getLogger(__name__)
+
+_of_this_thread = threading.local()  # `BuilderTools`: one child process that reads files for each thread that builds
+
+
+def register(app: Celery) -> None:
+    """Give the app these tasks. Celery binds an app to the class of a task, so each app gets classes of its own."""
+    for task in (BuildTask, DispatchBuildsTask):
+        app.register_task(type(task.__name__, (task,), {"__doc__": task.__doc__})())
+
+
+class BuildTask(Task):  # type: ignore[misc]
+    """Build one session that was asked for, or find that there is nothing to do."""
+
+    name = BUILD
+    autoretry_for = (DatabaseError,)
+    max_retries = DATABASE_RETRIES
+    default_retry_delay = DATABASE_RETRY_S
+    soft_time_limit = BUILD_SOFT_LIMIT_S
+    time_limit = BUILD_HARD_LIMIT_S
+
+    def run(self, session: str) -> dict[str, Any]:
+        """Returns the session's status, None when there was nothing to do, and what is wrong."""
+        from nexus_tasks.builder.record_builder import process_new_records
+
+        deployment = _deployment(self.app)
+        with transaction(deployment.engine) as connection:
+            begun = builds.clock(connection)
+            rebuild = builds.take(connection, session)
+        if rebuild is None:
+            logger.info("Session %s is not to be built, or is being built", session)
+            return _result(session)
+        try:
+            outcomes = process_new_records(deployment, identifiers=[session], rebuild=rebuild, tools=_tools(deployment))
+        except SettingsError as error:
+            problem = f"a worker that takes builds cannot build: {error}"
+            logger.warning("Session %s: %s", session, problem)
+            with transaction(deployment.engine) as connection:
+                builds.end(connection, session, begun, problem)
+            return _result(session, problem=problem)
+        return _result(session, outcomes[0].status.value, outcomes[0].problem) if outcomes else _result(session)
+
+
+class DispatchBuildsTask(Task):  # type: ignore[misc]
+    """Publish the builds that were asked for and that nothing is known of."""
+
+    name = DISPATCH_BUILDS
+    autoretry_for = (DatabaseError,)
+    max_retries = DATABASE_RETRIES
+    default_retry_delay = DATABASE_RETRY_S
+    ignore_result = True
+
+    def run(self) -> int:
+        """Returns the number of messages sent."""
+        from nexus_tasks.builder.remote import publish_builds
+
+        settings = get_settings()
+        try:
+            return publish_builds(self.app, engine_for(settings.database_url), settings)
+        except BrokerError as error:
+            logger.warning("%s", error)
+            return 0
+
+
+def _deployment(app: Celery) -> "Deployment":
+    from nexus_tasks.deployment import Deployment
+    from nexus_tasks.exporters.registry import get_registry
+
+    settings = get_settings()
+    return Deployment(settings, engine_for(settings.database_url), app, get_registry())
+
+
+def _tools(deployment: "Deployment") -> "BuilderTools":
+    """Kept warm: the process that reads files takes a second to start, and ends with this one."""
+    from nexus_tasks.builder.record_builder import BuilderTools
+
+    tools: BuilderTools | None = getattr(_of_this_thread, "tools", None)
+    if tools is None:
+        tools = _of_this_thread.tools = BuilderTools.of(deployment)
+    return tools
+
+
+def _result(session: str, status: str | None = None, problem: str | None = None) -> dict[str, Any]:
+    return {"session": session, "record_status": status, "problem": problem}

@@ -1,4 +1,4 @@
-# make install | demo | test | chaos | lint | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
+# make install | demo | test | chaos | lint | audit | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CDCS := nexus_tasks/sandbox/real_cdcs
 ARGS ?=
 
-.PHONY: install demo test chaos lint lock clean
+.PHONY: install demo test chaos lint audit lock clean
 .SILENT:
 
 install: $(VENV)/.synced
@@ -34,9 +34,18 @@ lint: install
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 
+# asks osv.dev about every locked package; .ci/audit ends with 1 for a weakness and with 3 when it could not ask
+audit: install
+	.ci/audit requirements.lock $(CDCS)/requirements.lock
+
 lock: install
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml --output-file requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--extra readers --extra flower --extra archive --constraint requirements.lock \
+		--no-emit-index-url --no-annotate --no-header pyproject.toml --output-file requirements.deploy.lock
+	echo hatchling | VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements.lock --no-emit-index-url --no-annotate --no-header - --output-file deploy/build.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --upgrade $(CDCS)/requirements.in --output-file $(CDCS)/requirements.lock
 

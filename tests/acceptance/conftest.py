@@ -1,5 +1,9 @@
-"""The installation that most acceptance tests share, and the parts of which others make their own."""
+"""The installation that most acceptance tests share, and the parts of which others make their own.
 
+`NX_TEST_BROKER=rabbitmq` gives every installation RabbitMQ as its broker, with results in Valkey.
+"""
+
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -8,10 +12,26 @@ import pytest
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
 from nexus_tasks.sandbox.services.standins import StandIns
 from tests.acceptance.installation import Installation
+from tests.acceptance.rabbitmq import RabbitMq
 
+BROKER_VARIABLE = "NX_TEST_BROKER"  # valkey (when not set) or rabbitmq
 MAX_FAILURES = 2  # after so many failed runs a delivery of the shared installation is given up
 
 InstallationMaker = Callable[[Mapping[str, str]], Installation]
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(servers_folder: Path) -> Iterator[RabbitMq]:
+    with RabbitMq(servers_folder / "rabbitmq") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def other_broker(request: pytest.FixtureRequest) -> RabbitMq | None:
+    """What takes the place of Valkey as broker of every installation."""
+    wanted = os.environ.get(BROKER_VARIABLE) or "valkey"
+    assert wanted in {"valkey", "rabbitmq"}, f"{BROKER_VARIABLE} is valkey or rabbitmq"
+    return request.getfixturevalue("rabbitmq_server") if wanted == "rabbitmq" else None
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +40,7 @@ def make_installation(
     database_template: str,
     database_names: Iterator[str],
     tmp_path_factory: pytest.TempPathFactory,
+    other_broker: RabbitMq | None,
 ) -> Iterator[InstallationMaker]:
     """Makes installations, with database, broker and stand-ins of their own and no worker yet; stopped at the end."""
     made: list[Installation] = []
@@ -28,7 +49,7 @@ def make_installation(
         name = next(database_names)
         url = postgres_server.create_database(name, template=database_template)
         folder: Path = tmp_path_factory.mktemp("installation")
-        made.append(Installation(folder, url, StandIns.start(), settings))
+        made.append(Installation(folder, url, StandIns.start(), settings, other_broker))
         return made[-1]
 
     yield make

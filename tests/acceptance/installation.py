@@ -31,6 +31,7 @@ from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess, ProcessError
 from nexus_tasks.sandbox.services.standins import StandIns
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
 from nexus_tasks.states import Strategy
+from tests.acceptance.rabbitmq import RabbitMq
 from tests.nodes import worker
 
 COMMAND = Path(sys.executable).with_name("nexus-tasks")
@@ -83,7 +84,10 @@ class Delivered:
 
 
 class Installation:
-    """`settings` are added to those that lead to the parts."""
+    """`settings` are added to those that lead to the parts.
+
+    Valkey is the result backend, and the broker too where no other is given.
+    """
 
     def __init__(
         self,
@@ -91,9 +95,12 @@ class Installation:
         database_url: str,
         stand_ins: StandIns,
         settings: Mapping[str, str] | None = None,
+        rabbitmq: RabbitMq | None = None,
     ) -> None:
         self.folder = folder
         self.stand_ins = stand_ins
+        self.rabbitmq = rabbitmq
+        self.virtual_host = folder.name  # of RabbitMQ
         self.valkey = EmbeddedValkey(folder / "valkey", append_only=False)
         self._parts = ExitStack()
         self._parts.enter_context(Lifeline(folder))  # what runs here ends with the test run, even if that is killed
@@ -103,6 +110,7 @@ class Installation:
             "NX_DATABASE_URL": database_url,
             "NX_BROKER_URL": self.valkey.url,
             "NX_RESULT_BACKEND_URL": "",
+            **self._other_broker(),
             "NX_INSTRUMENT_DATA_PATH": str(folder / "instruments"),
             "NX_DATA_PATH": str(folder / "data"),
             "NX_RECORDS_PATH": str(folder / "records"),
@@ -139,6 +147,12 @@ class Installation:
             self.deployment.app.set_current()
             yield
         _forget()
+
+    def _other_broker(self) -> dict[str, str]:
+        if self.rabbitmq is None:
+            return {}
+        url = self.rabbitmq.add_virtual_host(self.virtual_host)
+        return {"NX_BROKER_URL": url, "NX_RESULT_BACKEND_URL": self.valkey.url}
 
     def _deployment(self) -> Deployment:
         with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -78,6 +79,7 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     try:
         for record in to_export:
             _check_zone(record)
+            _check_paths(record)
             document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
                 record_ids.append(_take_over(connection, record, document, deployment.settings, frozen))
@@ -158,6 +160,17 @@ def _know_session(connection: Connection, record: RecordToExport) -> SessionRow:
             f"not to {record.instrument_pid}."
         )
     return known[0]
+
+
+def _check_paths(record: RecordToExport) -> None:
+    """Files and previews are named below their roots: a path that leaves them could carry any file to a notebook."""
+    for activity in record.activities:
+        for path in (*activity["files"], *(preview for preview in activity["previews"] if preview)):
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise EnqueueError(
+                    f"The record of session {record.session_identifier} names {str(path)[:100]!r}, which is not below "
+                    "the data root: name files by their paths below NX_INSTRUMENT_DATA_PATH."
+                )
 
 
 def _check_zone(record: RecordToExport) -> None:

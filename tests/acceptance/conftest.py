@@ -34,37 +34,65 @@ def other_broker(request: pytest.FixtureRequest) -> RabbitMq | None:
     return request.getfixturevalue("rabbitmq_server") if wanted == "rabbitmq" else None
 
 
+class _Maker:
+    """Makes installations, and stops all it has made."""
+
+    def __init__(
+        self,
+        postgres: EmbeddedPostgres,
+        template: str,
+        names: Iterator[str],
+        folders: pytest.TempPathFactory,
+        broker: RabbitMq | None,
+    ) -> None:
+        self._postgres, self._template, self._names = postgres, template, names
+        self._folders, self._broker = folders, broker
+        self._made: list[Installation] = []
+
+    def __call__(self, settings: Mapping[str, str]) -> Installation:
+        url = self._postgres.create_database(next(self._names), template=self._template)
+        folder: Path = self._folders.mktemp("installation")
+        self._made.append(Installation(folder, url, StandIns.start(), settings, self._broker))
+        return self._made[-1]
+
+    def stop(self) -> None:
+        for installation in self._made:
+            installation.stop()
+            installation.stand_ins.stop()
+        self._made.clear()
+
+
 @pytest.fixture(scope="session")
-def make_installation(
+def installations(
     postgres_server: EmbeddedPostgres,
     database_template: str,
     database_names: Iterator[str],
     tmp_path_factory: pytest.TempPathFactory,
     other_broker: RabbitMq | None,
-) -> Iterator[InstallationMaker]:
-    """Makes installations, with database, broker and stand-ins of their own and no worker yet; stopped at the end."""
-    made: list[Installation] = []
+) -> Callable[[], _Maker]:
+    return lambda: _Maker(postgres_server, database_template, database_names, tmp_path_factory, other_broker)
 
-    def make(settings: Mapping[str, str]) -> Installation:
-        name = next(database_names)
-        url = postgres_server.create_database(name, template=database_template)
-        folder: Path = tmp_path_factory.mktemp("installation")
-        made.append(Installation(folder, url, StandIns.start(), settings, other_broker))
-        return made[-1]
 
-    yield make
-    for installation in made:
-        installation.stop()
-        installation.stand_ins.stop()
+@pytest.fixture(scope="module")
+def make_installation(installations: Callable[[], _Maker]) -> Iterator[InstallationMaker]:
+    """Makes installations, with database, broker and stand-ins of their own and no worker yet.
+
+    They are stopped after the module's last test: workers and beats that idle take their part of two cores.
+    """
+    maker = installations()
+    yield maker
+    maker.stop()
 
 
 @pytest.fixture(scope="session")
-def running_installation(make_installation: InstallationMaker) -> Installation:
+def running_installation(installations: Callable[[], _Maker]) -> Iterator[Installation]:
     """With a worker for all queues and beat; deliveries are given up early."""
-    installation = make_installation({"NX_MAX_FAILURES": str(MAX_FAILURES)})
+    maker = installations()
+    installation = maker({"NX_MAX_FAILURES": str(MAX_FAILURES)})
     installation.start_worker()
     installation.start_beat()
-    return installation
+    yield installation
+    maker.stop()
 
 
 @pytest.fixture

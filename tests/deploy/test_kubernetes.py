@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from nexus_tasks.celery import SOFT_SHUTDOWN_S
 from nexus_tasks.config import Settings, load_settings

@@ -751,3 +751,13 @@ def test_the_end_of_an_attempt_tells_when_it_has_made_room(deploy: Deploy) -> No
             deployment.engine, begun(deployment, name), deployment.settings, result
         ).made_room
     assert made_room == {"cdcs": True, "elabftw": False}
+
+
+@pytest.mark.parametrize("path", ["../secrets.txt", "/etc/passwd", "Titan/../../a.dm3"])
+@pytest.mark.parametrize("kind", ["files", "previews"])
+def test_a_record_that_names_files_outside_of_the_data_root_is_refused(deploy: Deploy, kind: str, path: str) -> None:
+    deployment = deploy(cdcs())
+    activity = {"files": ["Titan/a.dm3"], "previews": [None], kind: [path]}
+    with pytest.raises(EnqueueError, match="NX_INSTRUMENT_DATA_PATH"):
+        hand_over(deployment, replace(RECORD, activities=[activity]))
+    assert everything(deployment)["record"] == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from tests.requirements import require_module
+from tests.requirements import everything_is_required, require_module
 
 if TYPE_CHECKING:
     from pytest_celery import CeleryTestBackend, CeleryTestBroker
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 TEMPLATE = "template_nexus"
 SANDBOX = "nexus-tasks[sandbox]"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the thorough tests to a run in which nothing may be left out."""
+    if not everything_is_required():
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="thorough: runs with NX_TEST_REQUIRE=all"))
 
 
 @pytest.fixture(scope="session")

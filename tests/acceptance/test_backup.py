@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import Installation, new_session, record_xml
@@ -15,6 +17,7 @@ from tests.requirements import require
 PROGRAM_DEADLINE = 60  # seconds
 
 
+@pytest.mark.thorough
 def test_an_installation_is_whole_again_from_a_dump_and_a_copy_of_the_records(
     make_installation: InstallationMaker, postgres_server: EmbeddedPostgres
 ) -> None:

@@ -105,6 +105,7 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
         made.stop()
 
 
+@pytest.mark.thorough
 def test_every_process_is_restarted_in_turn_under_load_and_nothing_is_lost_or_doubled(installed: Installed) -> None:
     services = installed.services
     services.start()
@@ -129,6 +130,7 @@ def test_every_process_is_restarted_in_turn_under_load_and_nothing_is_lost_or_do
     assert [name for name in services.processes if not services.healthy(name)] == []
 
 
+@pytest.mark.thorough
 def test_the_servers_are_restarted_under_load_and_nothing_is_lost_or_doubled(installed: Installed) -> None:
     services, count = installed.services, 20
     services.start(("worker-cdcs", "worker-elabftw", "worker-labarchives", "worker-exports", "beat"))
@@ -145,6 +147,7 @@ def test_the_servers_are_restarted_under_load_and_nothing_is_lost_or_doubled(ins
     assert audit(every, installed.objects(), read_rows(installed.postgres.url)) == []
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_told_to_stop_waits_for_its_http_call_which_is_not_repeated(installed: Installed) -> None:
     services, cdcs = installed.services, installed.stand_ins.cdcs
     services.start(("worker-cdcs", "worker-elabftw", "worker-labarchives", "worker-exports", "beat"))

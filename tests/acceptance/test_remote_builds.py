@@ -4,6 +4,8 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
@@ -33,6 +35,7 @@ def add_session(installation: Installation, session: str, files: int) -> None:
         sessions.add_session(connection, row)
 
 
+@pytest.mark.thorough
 def test_both_records_come_although_a_worker_is_killed_in_the_middle_of_one(
     make_installation: InstallationMaker,
 ) -> None:

@@ -1,7 +1,9 @@
 import base64
 import importlib
+import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from nexus_tasks.config import Settings, load_settings
 from nexus_tasks.exporters.registry import DEFAULT_WINDOW, Registry
 from tests.deploy.commands import options_of, unknown_words
 from tests.deploy.files import ENV_EXAMPLE, KUBERNETES, OVERLAY, compose, env_lines, manifests, seconds
-from tests.requirements import require_module, require_program
+from tests.requirements import wanted
 
 BASE = manifests(KUBERNETES / "base")
 KEDA = "keda.sh/v1alpha1"
@@ -52,9 +54,8 @@ WORKERS = {name: pod for name, pod in PODS.items() if name.startswith("worker-")
 @pytest.fixture(scope="module")
 def built() -> list[dict[str, Any]]:
     """The example, as `kubectl apply --kustomize` would send it."""
-    done = subprocess.run(
-        [require_program("kubectl"), "kustomize", OVERLAY], capture_output=True, text=True, check=False
-    )
+    wanted(shutil.which("kubectl"), "kubectl is not installed")
+    done = subprocess.run(["kubectl", "kustomize", OVERLAY], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [dict(each) for each in yaml.safe_load_all(done.stdout)]
 
@@ -67,7 +68,7 @@ def test_the_example_is_built_and_holds_every_manifest(built: list[dict[str, Any
 
 
 def test_every_object_is_what_kubernetes_published_schemas_allow(built: list[dict[str, Any]]) -> None:
-    require_module("kubernetes_validate", "kubernetes-validate")
+    wanted(find_spec("kubernetes_validate"), "kubernetes-validate is not installed")
     kubernetes_validate = importlib.import_module("kubernetes_validate")
     version = kubernetes_validate.latest_version()
     core = [each for each in built if each["apiVersion"] != KEDA]
@@ -77,7 +78,7 @@ def test_every_object_is_what_kubernetes_published_schemas_allow(built: list[dic
 
 
 def test_every_scaler_is_what_kedas_schema_allows(built: list[dict[str, Any]]) -> None:
-    require_module("cloudcoil", "cloudcoil-models-keda")
+    wanted(find_spec("cloudcoil"), "cloudcoil-models-keda is not installed")
     v1alpha1 = importlib.import_module("cloudcoil.models.keda.v1alpha1")
     for each in built:
         if each["apiVersion"] == KEDA:

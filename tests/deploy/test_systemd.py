@@ -10,7 +10,7 @@ from nexus_tasks.celery import SOFT_SHUTDOWN_S
 from nexus_tasks.config import Settings, load_settings
 from tests.deploy.commands import options_of, unknown_words
 from tests.deploy.files import ENV_EXAMPLE, MAKE_SECRETS, UNITS, compose, env_lines, unit_command, unit_values
-from tests.requirements import require_program
+from tests.requirements import wanted
 
 SERVICES = sorted(UNITS.glob("*.service"))
 LASTING = [unit for unit in SERVICES if unit.name != "nexus-tasks-build.service"]
@@ -32,7 +32,8 @@ def named(units: list[Path]) -> list[str]:
 
 
 def test_systemd_finds_nothing_wrong(tmp_path: Path, queues: set[str]) -> None:
-    program = require_program("systemd-analyze")
+    program = shutil.which("systemd-analyze")
+    wanted(program, "systemd-analyze is not installed")
     for unit in UNITS.iterdir():
         if unit.is_file():
             text = unit.read_text(encoding="utf-8")  # the programs of this environment, which verify looks for
@@ -43,7 +44,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, queues: set[str]) -> None:
         shutil.copyfile(tmp_path / WORKER.name, tmp_path / f"nexus-tasks-worker@{queue}.service")
     units = [path for path in sorted(tmp_path.iterdir()) if path.suffix in {".service", ".timer", ".target"}]
     done = subprocess.run(
-        [program, "verify", "--man=no", *[unit for unit in units if unit.name != WORKER.name]],
+        [str(program), "verify", "--man=no", *[unit for unit in units if unit.name != WORKER.name]],
         capture_output=True,
         text=True,
         check=False,

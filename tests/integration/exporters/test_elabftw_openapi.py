@@ -16,7 +16,7 @@ from nexus_tasks.sandbox.services import StandIns
 from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 from tests.integration.exporters.conftest import Destination, fault, linked, of_session, rebuild, use
-from tests.requirements import require, require_module
+from tests.requirements import require_module, wanted
 
 require_module("elabapi_python", "nexus-tasks[dev]")
 require_module("openapi_core", "nexus-tasks[dev]")
@@ -24,7 +24,7 @@ require_module("openapi_core", "nexus-tasks[dev]")
 from tests.integration.exporters.elabftw_client import ApiException, Client  # noqa: E402 - needs what was required
 from tests.integration.exporters.elabftw_contract import FILE, FILE_VARIABLE, Contract, Exchange, Recorder  # noqa: E402 - likewise
 
-require(FILE.exists(), f"eLabFTW's OpenAPI file (5.3.11) is not here: set {FILE_VARIABLE} to it")
+wanted(FILE.exists(), f"eLabFTW's OpenAPI file (5.3.11) is not here: set {FILE_VARIABLE} to it")
 
 # the file says of a parameter of /info, which is never sent, that it may be empty
 pytestmark = pytest.mark.filterwarnings("ignore:Use of allowEmptyValue:DeprecationWarning")

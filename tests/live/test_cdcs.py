@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportContext, PermanentError, TransientError
-from nexus_tasks.exporters.cdcs_api import CdcsApi
+from nexus_tasks.exporters.cdcs.api import CdcsApi
 from nexus_tasks.exporters.checkup import check_up
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.title import record_title

@@ -21,9 +21,9 @@ from nexus_tasks.exporters.base import (
     ExportResult,
     PermanentError,
 )
-from nexus_tasks.exporters.cdcs_api import CdcsApi, IdsRefusedError, deadline_for
-from nexus_tasks.exporters.cdcs_checks import checks_of
-from nexus_tasks.exporters.cdcs_schema import Schema, schema_of
+from nexus_tasks.exporters.cdcs.api import CdcsApi, IdsRefusedError, deadline_for
+from nexus_tasks.exporters.cdcs.checks import checks_of
+from nexus_tasks.exporters.cdcs.schema import Schema, schema_of
 from nexus_tasks.exporters.gone import advice_to_recreate
 from nexus_tasks.exporters.record_file import read_record_text
 from nexus_tasks.exporters.required_settings import all_set, check_set, value_of

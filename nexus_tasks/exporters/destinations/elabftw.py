@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 from nexus_tasks.exporters.base import Check, ExportContext, ExportResult
-from nexus_tasks.exporters.elabftw_api import (
+from nexus_tasks.exporters.elabftw.api import (
     ELabFTWApi,
     ExperimentRefusedError,
     extra_fields_of,
     metadata_of,
     session_of,
 )
-from nexus_tasks.exporters.elabftw_checks import checks_of
-from nexus_tasks.exporters.elabftw_experiment import CDCS_FIELD, WantedExperiment
+from nexus_tasks.exporters.elabftw.checks import checks_of
+from nexus_tasks.exporters.elabftw.experiment import CDCS_FIELD, WantedExperiment
 from nexus_tasks.exporters.gone import advice_to_recreate
 from nexus_tasks.exporters.html_summary import cdcs_link, render_note
 from nexus_tasks.exporters.http import call_deadline

@@ -15,10 +15,10 @@ from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Check, ExportContext, ExportResult, PermanentError
 from nexus_tasks.exporters.gone import advice_to_recreate
 from nexus_tasks.exporters.html_summary import cdcs_link
-from nexus_tasks.exporters.labarchives_api import Account, LabArchivesApi
-from nexus_tasks.exporters.labarchives_checks import labarchives_checks
-from nexus_tasks.exporters.labarchives_folders import TOP_FOLDER, Folders, find_node, node_name
-from nexus_tasks.exporters.labarchives_page import InboxFiles, RecordPage
+from nexus_tasks.exporters.labarchives.api import Account, LabArchivesApi
+from nexus_tasks.exporters.labarchives.checks import checks_of
+from nexus_tasks.exporters.labarchives.folders import TOP_FOLDER, Folders, find_node, node_name
+from nexus_tasks.exporters.labarchives.page import InboxFiles, RecordPage
 from nexus_tasks.exporters.record_file import read_record
 from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
 from nexus_tasks.exporters.steps import Steps
@@ -52,7 +52,7 @@ class LabArchivesDestination:
 
     def checks(self) -> Sequence[Check]:
         """See `ExportDestination`."""
-        return labarchives_checks(_open_api, lambda: get_settings().NX_LABARCHIVES_NOTEBOOK_ID)
+        return checks_of(_open_api, lambda: get_settings().NX_LABARCHIVES_NOTEBOOK_ID)
 
     def export(self, context: ExportContext) -> ExportResult:
         """See `ExportDestination.export`."""

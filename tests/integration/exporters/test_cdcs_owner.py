@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from nexus_tasks.exporters.base import ExportContext
-from nexus_tasks.exporters.cdcs_api import CdcsApi
+from nexus_tasks.exporters.cdcs.api import CdcsApi
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.title import record_title
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind

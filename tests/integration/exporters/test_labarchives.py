@@ -18,8 +18,8 @@ from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Activity, ExportContext, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title
 from nexus_tasks.exporters.http import before_each_call
-from nexus_tasks.exporters.labarchives_api import ROOT, Account, LabArchivesApi
-from nexus_tasks.exporters.labarchives_page import LONGEST_SUMMARY, XML_CAPTION
+from nexus_tasks.exporters.labarchives.api import ROOT, Account, LabArchivesApi
+from nexus_tasks.exporters.labarchives.page import LONGEST_SUMMARY, XML_CAPTION
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault
 from nexus_tasks.sandbox.services.labarchives import Labarchives, Node, error_response

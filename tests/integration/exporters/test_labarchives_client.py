@@ -12,10 +12,10 @@ import pytest
 
 from nexus_tasks.exporters.base import ExportContext, MemoryCheckpoint
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title, web_address
-from nexus_tasks.exporters.labarchives_api import ROOT, LabArchivesApi
-from nexus_tasks.exporters.labarchives_api import Account as OurAccount
-from nexus_tasks.exporters.labarchives_page import XML_CAPTION
-from nexus_tasks.exporters.labarchives_signature import signature
+from nexus_tasks.exporters.labarchives.api import ROOT, LabArchivesApi
+from nexus_tasks.exporters.labarchives.api import Account as OurAccount
+from nexus_tasks.exporters.labarchives.page import XML_CAPTION
+from nexus_tasks.exporters.labarchives.signature import signature
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault
 from nexus_tasks.sandbox.services.labarchives import Account, Labarchives, error_response

@@ -12,8 +12,9 @@ from lxml import etree
 import nexus_tasks
 from nexus_tasks.builder.readers.xml_text import parse_xml
 from nexus_tasks.builder.schema import InvalidRecordError, RecordSchema, UnusableSchemaError, parse_record
-from nexus_tasks.exporters import cdcs_schema, labarchives_api
+from nexus_tasks.exporters.cdcs import schema as cdcs_schema
 from nexus_tasks.exporters.destinations import cdcs
+from nexus_tasks.exporters.labarchives import api as labarchives_api
 
 PACKAGE = Path(nexus_tasks.__file__).parent
 PARSING = {"parse", "fromstring", "XML", "fromstringlist", "iterparse", "XMLID", "parseid"}

@@ -18,8 +18,8 @@ from nexus_tasks.exporters.base import (
     TransientError,
 )
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, web_address
-from nexus_tasks.exporters.labarchives_folders import LONGEST_NAME, node_name
-from nexus_tasks.exporters.labarchives_signature import signature
+from nexus_tasks.exporters.labarchives.folders import LONGEST_NAME, node_name
+from nexus_tasks.exporters.labarchives.signature import signature
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
 
 LEVEL = "GET /api/tree_tools/get_tree_level"

@@ -8,7 +8,7 @@ from typing import Any
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext, PermanentError
-from nexus_tasks.exporters.elabftw_api import SESSION_FIELD
+from nexus_tasks.exporters.elabftw.api import SESSION_FIELD
 from nexus_tasks.exporters.html_summary import cdcs_link, moment, render_summary
 from nexus_tasks.exporters.steps import fingerprint
 from nexus_tasks.exporters.written_text import Marks, Visible, visible

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_tasks.exporters.cdcs_schema import Schema, schema_of
+from nexus_tasks.exporters.cdcs.schema import Schema, schema_of
 
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 

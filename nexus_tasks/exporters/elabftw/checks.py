@@ -6,7 +6,7 @@ from functools import partial
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Check, ConfigurationError
 from nexus_tasks.exporters.clock_check import describe_clock
-from nexus_tasks.exporters.elabftw_api import ELabFTWApi, release_of
+from nexus_tasks.exporters.elabftw.api import ELabFTWApi, release_of
 
 MOST_SKEW = 60.0  # seconds between eLabFTW's clock and ours; more than that is a clock that nobody sets
 MOST_NAMED = 8  # categories or status that a message names

@@ -13,7 +13,7 @@ from nexus_tasks.exporters.base import ExportContext
 from nexus_tasks.exporters.gone import GoneError
 from nexus_tasks.exporters.html_summary import identifying_text, render_note, render_summary, whole_document
 from nexus_tasks.exporters.http import call_deadline
-from nexus_tasks.exporters.labarchives_api import LabArchivesApi, TooBigError
+from nexus_tasks.exporters.labarchives.api import LabArchivesApi, TooBigError
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name, record_title
 from nexus_tasks.exporters.written_text import (

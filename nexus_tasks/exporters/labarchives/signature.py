@@ -1,4 +1,4 @@
-"""Signs calls to LabArchives, and takes what signs them out of its words; called by `labarchives_api.py` for each one.
+"""Signs calls to LabArchives, and takes what signs them out of its words; called by `api` for each one.
 
 As in its ELN API notebook: `sig = base64(HMAC-SHA512(password, akid + method + expires))`. There `method` is the name
 of the method alone, and `expires` the moment of the call in milliseconds; LabArchives takes it for two minutes. It

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from nexus_tasks.exporters.base import Checkpoint
-from nexus_tasks.exporters.labarchives_api import ROOT, LabArchivesApi
+from nexus_tasks.exporters.labarchives.api import ROOT, LabArchivesApi
 from nexus_tasks.exporters.steps import Found
 
 TOP_FOLDER = "NexusLIMS Records"

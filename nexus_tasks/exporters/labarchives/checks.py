@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 from nexus_tasks.exporters.base import Check, ConfigurationError
 from nexus_tasks.exporters.clock_check import describe_clock
-from nexus_tasks.exporters.labarchives_api import ROOT, LabArchivesApi
-from nexus_tasks.exporters.labarchives_folders import TOP_FOLDER
-from nexus_tasks.exporters.labarchives_signature import CLOCK_TOLERANCE
+from nexus_tasks.exporters.labarchives.api import ROOT, LabArchivesApi
+from nexus_tasks.exporters.labarchives.folders import TOP_FOLDER
+from nexus_tasks.exporters.labarchives.signature import CLOCK_TOLERANCE
 
 CLOCK_MARGIN = 30.0  # seconds: a clock drifts, and a call is on its way for a while before it is checked
 
 
-def labarchives_checks(open_api: Callable[[], LabArchivesApi], notebook: Callable[[], str | None]) -> Sequence[Check]:
+def checks_of(open_api: Callable[[], LabArchivesApi], notebook: Callable[[], str | None]) -> Sequence[Check]:
     """The checks in their order; `open_api` and `notebook` read the settings, and are asked at each look."""
     looks = _Looks(open_api, notebook)
     return (

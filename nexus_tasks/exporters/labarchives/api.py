@@ -15,7 +15,7 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportError, Permanen
 from nexus_tasks.exporters.gone import GoneError
 from nexus_tasks.exporters.http import open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
-from nexus_tasks.exporters.labarchives_signature import signed, without_signature
+from nexus_tasks.exporters.labarchives.signature import signed, without_signature
 
 ROOT = "0"  # the parent of a notebook's topmost folders
 SHORTEST_WAIT = 1.0  # seconds before a call is repeated, as its terms ask

@@ -6,8 +6,8 @@ from functools import cached_property
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Check, ConfigurationError
-from nexus_tasks.exporters.cdcs_api import CdcsApi, refused_token
-from nexus_tasks.exporters.cdcs_schema import Schema
+from nexus_tasks.exporters.cdcs.api import CdcsApi, refused_token
+from nexus_tasks.exporters.cdcs.schema import Schema
 from nexus_tasks.exporters.clock_check import describe_clock
 from nexus_tasks.exporters.http_failures import Answer
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nexus_tasks.exporters.labarchives_signature import signature, signed, without_signature
+from nexus_tasks.exporters.labarchives.signature import signature, signed, without_signature
 
 
 def test_the_example_of_the_api_notebook_is_signed_alike() -> None:

@@ -1,0 +1,1 @@
+"""CDCS: its calls, the schema that it judges by, and what is checked there; used by `destinations/cdcs.py`."""

@@ -1,0 +1,1 @@
+"""LabArchives: its signed calls, folders, the page of a record, and checks; used by `destinations/labarchives.py`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from tests.peers import summarise
 from tests.requirements import everything_is_required, require_module
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="thorough: runs with NX_TEST_REQUIRE=all"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the run was checked against."""
+    summarise(terminalreporter)
 
 
 @pytest.fixture(scope="session")

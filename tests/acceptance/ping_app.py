@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, shared_task
@@ -30,10 +31,11 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-@shared_task(name="ping.slow", bind=True)  # type: ignore[untyped-decorator]
-def slow(self: Any, seconds: float) -> bool:
-    """Whether the message was delivered again."""
-    time.sleep(seconds)
+@shared_task(name="ping.wait", bind=True)  # type: ignore[untyped-decorator]
+def wait_while_there(self: Any, path: str) -> bool:
+    """End when the file `path` is gone: whether the message was delivered again."""
+    while Path(path).exists():
+        time.sleep(0.05)
     return bool(self.request.delivery_info["redelivered"])
 
 

@@ -53,15 +53,20 @@ def test_a_task_runs_in_a_real_worker_that_leaves_when_asked_to(celery_setup: Ce
     assert celery_setup.worker.container.process.returncode == 0
 
 
-def test_a_killed_worker_is_gone_with_its_children_and_its_task_comes_again(celery_setup: CeleryTestSetup) -> None:
-    result = ping_app.slow.delay(1)
-    celery_setup.worker.wait_for_log("Task ping.slow", timeout=10)
+def test_a_killed_worker_is_gone_with_its_children_and_its_task_comes_again(
+    celery_setup: CeleryTestSetup, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    result = ping_app.wait_while_there.delay(str(held))
+    celery_setup.worker.wait_for_log("Task ping.wait", timeout=10)
     process = celery_setup.worker.container.process
     family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     assert len(family) > 2
     celery_setup.worker.kill()
     assert celery_setup.worker.container.status == "exited"
     assert alive(family) == []
+    held.unlink()  # not before: however slow this machine is, the killed worker cannot have ended the task
     celery_setup.worker.restart()
     assert celery_setup.worker.container.status == "running"
     assert result.get(timeout=20) is True

@@ -1,7 +1,7 @@
 """`nexus-tasks destinations`: which ones there are and how they are; check, stop, start and backfill one."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +17,6 @@ from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.checkup import Finding, check_up
 from nexus_tasks.exporters.http import before_each_call
-from nexus_tasks.exporters.registry import interval_of
 from nexus_tasks.monitoring.wellbeing import wellbeing
 
 cli = typer.Typer(invoke_without_command=True, help="Show the destinations; check, stop, start or backfill one.")
@@ -107,11 +106,15 @@ def _findings(deployment: Deployment, *, paced: bool) -> Iterator[tuple[str, lis
             yield destination.name, list(check_up(destination))
 
 
-def _pace(deployment: Deployment, destination: ExportDestination) -> AbstractContextManager[None]:
+@contextmanager
+def _pace(deployment: Deployment, destination: ExportDestination) -> Iterator[None]:
     """The calls of a check keep the destination's interval, beside those of the workers."""
-    interval = interval_of(destination, deployment.settings.NX_INTERVALS)
-    turns = Turns(deployment.engine, destination.name, interval, stays=True)
-    return before_each_call(lambda _: turns.take())
+    turns = Turns.of(deployment.engine, destination, deployment.settings, stays=True)
+    try:
+        with before_each_call(lambda _: turns.take()):
+            yield
+    finally:
+        turns.leave_floor()
 
 
 def _checks_table(findings: Mapping[str, list[Finding]]) -> Table:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Connection, func, literal, select, true, update
+from sqlalchemy import Connection, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.models import Attempt, Delivery, Destination
@@ -12,6 +13,7 @@ from nexus_tasks.db.rows import DestinationRow, Health
 from nexus_tasks.states import AttemptState
 
 LEAST_WAIT_S = 0.001  # of a call whose turn comes at this very moment
+FLOOR_WAIT_S = 1.0  # of a call while another try has the floor
 OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
 
 
@@ -81,20 +83,44 @@ def set_health(connection: Connection, name: str, value: Health) -> None:
     )
 
 
-def take_turn(connection: Connection, name: str, interval: float) -> float:
-    """Note that a call is made now, and return 0; the seconds until it may be made, if the last one is too near."""
+def take_turn(
+    connection: Connection, name: str, interval: float, token: UUID, *, floor_for: float | None = None
+) -> float:
+    """Note that a call is made now, and return 0; else the seconds until it may be asked again.
+
+    That is when the last call is too near, or another try has the floor. `floor_for` seconds from now the floor is
+    this one's, of `token`.
+    """
     next_call_at = Destination.last_call_at + literal(timedelta(seconds=interval))
+    floor_is_free = or_(
+        Destination.floor.is_(None), Destination.floor == token, Destination.floor_until <= func.clock_timestamp()
+    )
+    values: dict[str, Any] = {"last_call_at": func.clock_timestamp()}
+    if floor_for is not None:
+        values |= {"floor": token, "floor_until": func.clock_timestamp() + literal(timedelta(seconds=floor_for))}
     taken = connection.execute(
         update(Destination)
-        .where(Destination.name == name, func.coalesce(next_call_at <= func.clock_timestamp(), true()))
-        .values(last_call_at=func.clock_timestamp())
+        .where(Destination.name == name, func.coalesce(next_call_at <= func.clock_timestamp(), true()), floor_is_free)
+        .values(values)
         .returning(Destination.name)
     )
     if taken.one_or_none() is not None:
         return 0.0
-    left = select(func.extract("epoch", next_call_at - func.clock_timestamp())).where(Destination.name == name)
-    seconds = connection.execute(left).scalar()
-    return 0.0 if seconds is None else max(LEAST_WAIT_S, float(seconds))  # no row: no record was ever sent to it
+    left = func.extract("epoch", next_call_at - func.clock_timestamp())
+    row = connection.execute(select(left, floor_is_free).where(Destination.name == name)).one_or_none()
+    if row is None:  # no record was ever sent to it
+        return 0.0
+    least = LEAST_WAIT_S if row[1] else FLOOR_WAIT_S
+    return max(least, float(row[0] or 0))
+
+
+def leave_floor(connection: Connection, name: str, token: UUID) -> None:
+    """Let the others make calls again, if this try has the floor."""
+    connection.execute(
+        update(Destination)
+        .where(Destination.name == name, Destination.floor == token)
+        .values(floor=None, floor_until=None)
+    )
 
 
 def queue_up(connection: Connection, name: str, interval: float) -> float:

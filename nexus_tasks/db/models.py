@@ -265,6 +265,8 @@ class Destination(Base):
     well_since: Mapped[datetime | None]  # when the probe began that ended the last pause
     last_call_at: Mapped[datetime | None]  # of a destination whose calls keep an interval
     last_turn_at: Mapped[datetime | None]  # when the last of those that wait is to come again
+    floor: Mapped[UUID | None]  # of the try whose next call comes first: it waits with a worker in hand
+    floor_until: Mapped[datetime | None]  # when that one must have died
     remote: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}"
     )  # as a delivery's: what records share over there

@@ -54,7 +54,6 @@ from nexus_tasks.exporters.base import (
     TransientError,
 )
 from nexus_tasks.exporters.http import before_each_call
-from nexus_tasks.exporters.registry import interval_of
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
 PATIENCE_WITH_OTHERS_S = 3  # for a worker that is making the same shared object, a folder, at this moment
@@ -142,7 +141,7 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
     """
     record, grace = this.record, settings.NX_LOOKUP_GRACE
     zone = ZoneInfo(record.timezone)
-    turns = Turns(engine, destination.name, interval_of(destination, settings.NX_INTERVALS))
+    turns = Turns.of(engine, destination, settings)
 
     def before_call(writes: bool) -> None:
         turns.take()
@@ -173,6 +172,8 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
         raise TransientError(f"{type(error).__name__} in the plugin {destination.name}") from error
     except Exception as error:
         raise PermanentError(f"The plugin {destination.name} failed: {type(error).__name__}: {error}") from error
+    finally:
+        turns.leave_floor()
 
 
 def _export(

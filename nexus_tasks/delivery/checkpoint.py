@@ -152,16 +152,14 @@ class LedgerCheckpoint:
 
         That is `NotYetResolvableError`, `LeaseLostError` and `NotYourTurnError`.
         """
-        stayed, give_up_at = self._turns.stays, time.monotonic() + self._patience
+        give_up_at = time.monotonic() + self._patience
         while True:
             try:
-                identifier = self._create(step, call, find, content, seconds, give_up_at)
+                with self._turns.remembered():
+                    return self._create(step, call, find, content, seconds, give_up_at)
             except _OtherWorkerError as error:
                 if time.monotonic() >= give_up_at:
                     raise NotYetResolvableError(error.remaining) from None
-                continue
-            self._turns.stays = stayed  # whatever was asked for this: it is remembered, and need not be asked again
-            return identifier
 
     def _create(
         self,

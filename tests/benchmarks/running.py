@@ -1,9 +1,11 @@
 """A whole installation with default settings for a benchmark: embedded servers, stand-ins, workers and beat."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from nexus_tasks.db import migrate
 from nexus_tasks.deployment import Deployment
@@ -31,6 +33,7 @@ def running(
     """
     sandbox = Sandbox.fresh(folder)
     with ExitStack() as parts:
+        parts.enter_context(patch.dict(os.environ))  # what is set for this one must not be there for the next one
         parts.enter_context(Lifeline(sandbox.folder))
         parts.callback(sandbox.stop)
         sandbox.start()

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +17,7 @@ from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.attempt import Try
 from nexus_tasks.delivery.turns import SLACK_S, NotYourTurnError
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.exporters.base import ExportContext, ExportResult
+from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, RunState
 from tests.integration.delivery.by_hand import (
     Deploy,
@@ -26,6 +29,7 @@ from tests.integration.delivery.by_hand import (
     labarchives,
     lose_open_runs,
     perform,
+    records_to_export,
     remote_of,
     send,
     success,
@@ -122,6 +126,98 @@ def test_a_try_that_has_read_something_stays_and_waits(deploy: Deploy) -> None:
     assert attempts_of(deployment)[0].state is AttemptState.SUCCEEDED
 
 
+@dataclass
+class OneReads:
+    """The first record's export reads before it creates, the second one's only creates."""
+
+    after_reading: Callable[[], None] = lambda: None
+
+    def __call__(self, context: ExportContext) -> ExportResult:
+        if context.session_identifier == "session-1":
+            context.take_turn()
+            self.after_reading()
+        context.checkpoint.create("page", partial(self._create, context))
+        return success("labarchives")
+
+    @staticmethod
+    def _create(context: ExportContext) -> str:
+        context.take_turn()
+        return "1"
+
+
+def two_records(deploy: Deploy, exports: OneReads) -> Deployment:
+    deployment = deploy(labarchives(depends_on=(), interval=SHORT, window=2, answer=exports))
+    hand_over(deployment, *records_to_export(2))
+    return deployment
+
+
+def test_one_that_stays_makes_its_next_call_before_all_others(deploy: Deploy) -> None:
+    waits: list[float] = []
+    exports = OneReads()
+    deployment = two_records(deploy, exports)
+    second = begun(deployment, "labarchives", 2)
+
+    def let_the_second_ask() -> None:
+        next_turn(deployment)
+        with pytest.raises(NotYourTurnError) as waiting:
+            perform(deployment, second)
+        waits.append(waiting.value.seconds)
+
+    exports.after_reading = let_the_second_ask
+    perform(deployment, begun(deployment, "labarchives"))
+    assert waits == [pytest.approx(destinations.FLOOR_WAIT_S, abs=SHORT)]
+    assert remote_of(deployment, "labarchives", 2) == {}
+    next_turn(deployment)
+    assert perform(deployment, second).success
+
+
+def test_the_others_go_on_as_soon_as_what_was_made_is_written_down(deploy: Deploy) -> None:
+    second_went: list[bool] = []
+
+    def answer(context: ExportContext) -> ExportResult:
+        def call() -> str:
+            context.take_turn()
+            context.take_turn()  # of a request that takes two calls
+            return "1"
+
+        context.checkpoint.create("page", call)
+        if context.session_identifier == "session-1":
+            next_turn(deployment)
+            second_went.append(perform(deployment, second).success)
+        return success("labarchives")
+
+    deployment = deploy(labarchives(depends_on=(), interval=SHORT, window=2, answer=answer))
+    hand_over(deployment, *records_to_export(2))
+    second = begun(deployment, "labarchives", 2)
+    assert perform(deployment, begun(deployment, "labarchives")).success
+    assert second_went == [True]
+
+
+def test_one_that_fails_while_it_stays_keeps_nobody_waiting(deploy: Deploy) -> None:
+    def fail() -> None:
+        raise TransientError("503")
+
+    deployment = two_records(deploy, OneReads(after_reading=fail))
+    with pytest.raises(TransientError):
+        perform(deployment, begun(deployment, "labarchives"))
+    next_turn(deployment)
+    assert perform(deployment, begun(deployment, "labarchives", 2)).success
+
+
+def test_one_that_died_while_it_stayed_is_waited_for_no_longer_than_a_call_takes(deploy: Deploy) -> None:
+    deployment = two_records(deploy, OneReads())
+    with transaction(deployment.engine) as connection:
+        destinations.take_turn(connection, "labarchives", SHORT, uuid4(), floor_for=60)
+    next_turn(deployment)
+    second = begun(deployment, "labarchives", 2)
+    with pytest.raises(NotYourTurnError):
+        perform(deployment, second)
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE destination SET floor_until = now()"))
+    next_turn(deployment)
+    assert perform(deployment, second).success
+
+
 def test_without_an_interval_no_turn_is_noted(deploy: Deploy) -> None:
     calls: list[str] = []
     deployment = deploy(labarchives(depends_on=(), answer=three_objects(calls)))
@@ -145,7 +241,7 @@ def test_those_that_wait_are_told_to_come_one_after_the_other(deploy: Deploy) ->
     deployment = deploy(labarchives(depends_on=()))
     hand_over(deployment)
     with transaction(deployment.engine) as connection:
-        destinations.take_turn(connection, "labarchives", INTERVAL)
+        destinations.take_turn(connection, "labarchives", INTERVAL, uuid4())
         waits = [destinations.queue_up(connection, "labarchives", INTERVAL) for _ in range(3)]
     assert waits == [pytest.approx(number * INTERVAL, abs=1) for number in (1, 2, 3)]
 
@@ -156,7 +252,7 @@ def test_of_many_that_ask_at_once_one_gets_the_turn(deploy: Deploy) -> None:
 
     def ask(_: int) -> float:
         with transaction(deployment.engine) as connection:
-            return destinations.take_turn(connection, "labarchives", INTERVAL)
+            return destinations.take_turn(connection, "labarchives", INTERVAL, uuid4())
 
     with ThreadPoolExecutor(8) as threads:
         waits = sorted(threads.map(ask, range(8)))

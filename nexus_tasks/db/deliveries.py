@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, any_, func, literal_column, or
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
-from nexus_tasks.db.models import Attempt, Delivery, Record, Restore, Run
+from nexus_tasks.db.models import Adoptable, Attempt, Delivery, Record, Restore, Run
 from nexus_tasks.db.rows import ALONE_AFTER, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunState, Strategy
 
@@ -32,8 +32,13 @@ class FrozenDestination:
 def add(connection: Connection, record_id: int, destinations: Iterable[FrozenDestination]) -> None:
     """Insert a pending delivery of the record for each destination.
 
-    Where the database was restored since the session, the record may be over there: it is looked up first.
+    Where the database was restored since the session, the record may be over there: it is looked up first. What
+    another program is known to have made of the session is brought up to date instead of made again.
     """
+    known = select(Adoptable.destination, Adoptable.remote).join(
+        Record, Record.session_identifier == Adoptable.session_identifier
+    )
+    adoptable = {row.destination: row.remote for row in connection.execute(known.where(Record.id == record_id))}
     restored_since = select(Restore.restored_at).where(
         Restore.restored_at > select(Record.dt_to).where(Record.id == record_id).scalar_subquery()
     )
@@ -47,6 +52,7 @@ def add(connection: Connection, record_id: int, destinations: Iterable[FrozenDes
             "requires": list(destination.requires),
             "updates": destination.updates,
             "look_up_first": look_up_first,
+            "remote": adoptable.get(destination.name, {}),
         }
         for destination in destinations
     ]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, literal_column, select, union, 
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.deliveries import FrozenDestination
-from nexus_tasks.db.models import BuildClaim, Delivery, Instrument, Record, Restore, SessionLog, UploadLog
+from nexus_tasks.db.models import Adoptable, BuildClaim, Delivery, Instrument, Record, Restore, SessionLog, UploadLog
 from nexus_tasks.states import DeliveryState, SessionStatus
 
 
@@ -137,6 +137,22 @@ def add_delivery(connection: Connection, record_id: int, delivery: ImportedDeliv
         succeeded_at=upload.timestamp if succeeded else None,
     )
     return connection.execute(statement.returning(Delivery.id)).scalar_one()
+
+
+def set_adoptable(connection: Connection, session_identifier: str, remote: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what was made of a session over there, by destination; a record that it gets some day begins with it."""
+    rows = [
+        {"session_identifier": session_identifier, "destination": destination, "remote": known}
+        for destination, known in remote.items()
+    ]
+    if rows:
+        statement = insert(Adoptable).values(rows)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[Adoptable.session_identifier, Adoptable.destination],
+                set_={"remote": statement.excluded.remote},
+            )
+        )
 
 
 def set_digest(connection: Connection, delivery_id: int, digest: str) -> None:

@@ -249,6 +249,16 @@ class Attempt(Base):
     result: Mapped[dict[str, Any] | None]  # what the task returned: identifiers and links
 
 
+class Adoptable(Base):
+    """What another program has made of a session over there, which has no record here: its delivery begins with it."""
+
+    __tablename__ = "adoptable"
+
+    session_identifier: Mapped[str] = mapped_column(primary_key=True)
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    remote: Mapped[dict[str, Any]]  # as a delivery's
+
+
 class Destination(Base):
     """A destination's health: how much it may be given, and since when and why it is left alone."""
 

@@ -167,6 +167,8 @@ class _TakingOver:
                 continue
             exported = any(upload.success for upload in logged)
             if exported:
+                made = {name: _remote(upload) for name, upload in _decisive(logged).items() if upload.success}
+                import_nexuslims.set_adoptable(connection, identifier, {name: it for name, it in made.items() if it})
                 unknown_over_there.append(
                     max([upload.moment for upload in logged] + [e.moment for e in session.events])
                 )
@@ -224,9 +226,7 @@ class _TakingOver:
 
     def _deliveries(self, connection: Connection, record_id: int, logged: list[Upload]) -> None:
         """One for each destination that NexusLIMS has tried: succeeded if it ever did."""
-        decisive: dict[str, Upload] = {}
-        for upload in sorted(logged, key=lambda upload: (upload.success, upload.moment)):
-            decisive[upload.destination] = upload
+        decisive = _decisive(logged)
         frozen = self._frozen(set(decisive))
         for name, upload in decisive.items():
             delivery = ImportedDelivery(frozen[name], _row(upload), _remote(upload) if upload.success else {})
@@ -249,6 +249,11 @@ class _TakingOver:
 def _is_ahead(theirs: SessionStatus, ours: SessionStatus | None) -> bool:
     """Whether NexusLIMS knows better than we how far a session is that has no record here."""
     return ours is None or ours in NOT_BEGUN or (theirs in BUILT and ours is not SessionStatus.COMPLETED)
+
+
+def _decisive(logged: list[Upload]) -> dict[str, Upload]:
+    """By destination the last success, or the last failure where there was none."""
+    return {each.destination: each for each in sorted(logged, key=lambda each: (each.success, each.moment))}
 
 
 def _row(upload: Upload) -> ImportedUpload:

@@ -17,6 +17,8 @@ from nexus_tasks.db import deliveries, records
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.db.models import Base
 from nexus_tasks.delivery.digest import outdated
+from nexus_tasks.delivery.enqueue import RecordToExport, export_records
+from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import get_registry
 from tests.integration.integrations.nexuslims_file import OLD, PID, NexusLimsFile
 
@@ -225,6 +227,22 @@ def test_a_document_found_later_completes_it(house: House, file: NexusLimsFile) 
     house.built(f"2026-03-02_{PID}_lost.xml")
     report = house.take_over(file.file)
     assert (report["records_new"], report["deliveries_succeeded"], report["without_record"]) == (1, 1, [])
+
+
+def test_a_session_without_its_document_that_is_built_again_begins_with_what_nexuslims_made(
+    house: House, file: NexusLimsFile
+) -> None:
+    fill(house, file)
+    file.add_upload("lost-document", "elabftw", success=False, error_message="502")
+    house.take_over(file.file)
+    house.take_over(file.file)
+    start = datetime(2026, 3, 2, 15, tzinfo=UTC)
+    xml = write_record(RecordContent("lost-document", PID, "Titan", "Built again", "ann", start, start, ()))
+    export_records([RecordToExport("lost-document", PID, start, start, "UTC", "ann", xml)], Deployment.current())
+    assert house.rows(
+        "SELECT destination, delivery.state, remote FROM delivery JOIN record ON record.id = record_id "
+        "WHERE session_identifier = 'lost-document' ORDER BY 1"
+    ) == [("cdcs", "pending", {"record": {"id": "17", "content": None}}), ("elabftw", "pending", {})]
 
 
 def test_two_sessions_never_share_a_document(house: House, file: NexusLimsFile) -> None:

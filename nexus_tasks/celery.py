@@ -16,16 +16,16 @@ from kombu.entity import Queue
 
 from nexus_tasks.broker_tls import tls_of
 from nexus_tasks.builder import tasks as builder_tasks
-from nexus_tasks.builder.tasks import BUILD, BUILD_HARD_LIMIT_S, BUILDS_QUEUE, DISPATCH_BUILDS
+from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE
+from nexus_tasks.builder.tasks import BUILD_HARD_LIMIT_S, DISPATCH_BUILDS
 from nexus_tasks.config import Settings, get_settings
 from nexus_tasks.db.engine import forget_engines_after_fork
 from nexus_tasks.delivery import tasks
-from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, DISPATCH, EXPORT, PRUNE
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, DISPATCH, EXPORT, EXPORTS_QUEUE, PRUNE
 from nexus_tasks.exporters.registry import Registry, get_registry
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.presence import Presence
 
-EXPORTS_QUEUE = "exports"  # finalize, dispatch, archive, and the dispatch of builds, which must not wait for builds
 VISIBILITY_TIMEOUT_S = 3600  # a Redis message that is not acknowledged this long comes again
 RESULT_EXPIRES_S = 86_400  # results are for chords and for people looking; the truth is in PostgreSQL
 SOFT_SHUTDOWN_S = 90  # a worker that is told to stop waits this long for its HTTP calls

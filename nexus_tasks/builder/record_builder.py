@@ -78,7 +78,7 @@ class _NotYetError(Exception):
 
 
 def process_new_records(
-    deployment: Deployment | None = None,
+    deployment: Deployment,
     *,
     identifiers: Sequence[str] | None = None,
     rebuild: bool = False,
@@ -95,7 +95,6 @@ def process_new_records(
 
     Raises `SettingsError` when there is no data root, `DatabaseError`.
     """
-    deployment = deployment or Deployment.current()
     data_root = deployment.settings.NX_INSTRUMENT_DATA_PATH
     if data_root is None:
         raise SettingsError("NX_INSTRUMENT_DATA_PATH is missing: name the folder that holds the microscope files.")

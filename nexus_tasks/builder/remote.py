@@ -13,7 +13,6 @@ from datetime import timedelta
 from celery import Celery
 from sqlalchemy import Connection, Engine
 
-from nexus_tasks.builder.tasks import BUILD, BUILDS_QUEUE
 from nexus_tasks.config import Settings
 from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import transaction
@@ -21,6 +20,8 @@ from nexus_tasks.delivery.dispatch import BrokerError, queue_length
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.states import SessionStatus
 
+BUILD = "records.build"
+BUILDS_QUEUE = "builds"
 MOST_MESSAGES = 1000  # in the queue at once; the backlog stays in PostgreSQL
 MOST_DEATHS = 3  # of builders in one session, after which it is not built again by itself
 

@@ -1,27 +1,24 @@
 """The builder's Celery tasks: `records.build`, which builds one session, and `records.dispatch`, from beat.
 
-They only carry: what is asked for and what was lost is in `remote`, and building is `record_builder`'s. Both are
-imported with the first task, for they need the app that these tasks belong to.
+They only carry: what is asked for and what was lost is in `remote`, and building is `record_builder`'s.
 """
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery, Task
 
+from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
+from nexus_tasks.builder.remote import BUILD, publish_builds
 from nexus_tasks.config import SettingsError, get_settings
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
 from nexus_tasks.delivery.dispatch import BrokerError
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.registry import get_registry
 
-if TYPE_CHECKING:
-    from nexus_tasks.builder.record_builder import BuilderTools
-    from nexus_tasks.deployment import Deployment
-
-BUILD = "records.build"
 DISPATCH_BUILDS = "records.dispatch"
-BUILDS_QUEUE = "builds"
 DATABASE_RETRY_S = 2
 DATABASE_RETRIES = 15  # half a minute of patience with a database that restarts
 # A session of thousands of files, each up to its own time limit, is built in one task, its claim renewed all the time:
@@ -52,8 +49,6 @@ class BuildTask(Task):  # type: ignore[misc]
 
     def run(self, session: str) -> dict[str, Any]:
         """Returns the session's status, None when there was nothing to do, and what is wrong."""
-        from nexus_tasks.builder.record_builder import process_new_records
-
         deployment = _deployment(self.app)
         with transaction(deployment.engine) as connection:
             begun = builds.clock(connection)
@@ -83,8 +78,6 @@ class DispatchBuildsTask(Task):  # type: ignore[misc]
 
     def run(self) -> int:
         """Returns the number of messages sent."""
-        from nexus_tasks.builder.remote import publish_builds
-
         settings = get_settings()
         try:
             return publish_builds(self.app, engine_for(settings.database_url), settings)
@@ -93,18 +86,13 @@ class DispatchBuildsTask(Task):  # type: ignore[misc]
             return 0
 
 
-def _deployment(app: Celery) -> "Deployment":
-    from nexus_tasks.deployment import Deployment
-    from nexus_tasks.exporters.registry import get_registry
-
+def _deployment(app: Celery) -> Deployment:
     settings = get_settings()
     return Deployment(settings, engine_for(settings.database_url), app, get_registry())
 
 
-def _tools(deployment: "Deployment") -> "BuilderTools":
+def _tools(deployment: Deployment) -> BuilderTools:
     """Kept warm: the process that reads files takes a second to start, and ends with this one."""
-    from nexus_tasks.builder.record_builder import BuilderTools
-
     tools: BuilderTools | None = getattr(_of_this_thread, "tools", None)
     if tools is None:
         tools = _of_this_thread.tools = BuilderTools.of(deployment)

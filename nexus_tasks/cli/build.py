@@ -23,6 +23,7 @@ from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.monitoring.wellbeing import unwell
@@ -43,7 +44,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build the records of the sessions that are TO_BE_BUILT and send them to every enabled destination."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     wanted = check_known(deployment, session)
     if rebuild and not wanted:
         raise CommandError("--rebuild needs the sessions that are to be built again.")

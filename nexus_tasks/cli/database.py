@@ -10,7 +10,7 @@ from nexus_tasks.cli.output import CommandError, Json, console, print_json
 from nexus_tasks.config import get_settings
 from nexus_tasks.db import migrate
 from nexus_tasks.delivery import operate
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.integrations import nexuslims_import
 from nexus_tasks.integrations.nexuslims_database import NexusLimsDatabaseError, read
 
@@ -34,7 +34,7 @@ def check() -> None:
 @cli.command()
 def after_restore() -> None:
     """After PostgreSQL was restored from a backup: look up over there before anything is created."""
-    count = operate.after_restore(Deployment.current())
+    count = operate.after_restore(current_deployment())
     console.print(f"{count} deliveries are looked up before they create anything; so are sessions from before now.")
 
 
@@ -49,7 +49,7 @@ def import_nexuslims(
     json: Json = False,
 ) -> None:
     """Take over instruments, sessions and uploads from NexusLIMS, so that nothing is sent again; safe to repeat."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     folder = records or deployment.settings.records_path
     if records is not None and not records.is_dir():
         raise CommandError(f"There is no folder {records}: --records names NexusLIMS's folder of records.")

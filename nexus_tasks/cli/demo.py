@@ -16,6 +16,7 @@ from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import migrate
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import enter
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.sandbox import celery_processes, sample_data
@@ -68,7 +69,7 @@ def demo(
             running.callback(sandbox.stop)
             sandbox.start()
             environment = _environment(sandbox, data)
-            deployment = Deployment.enter(environment)
+            deployment = enter(environment)
             write_log_files(deployment.settings)
             migrate.upgrade(sandbox.postgres.url)
             say.print("Starting a Celery worker and beat …")

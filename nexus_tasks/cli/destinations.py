@@ -14,6 +14,7 @@ from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery import operate
 from nexus_tasks.delivery.turns import Turns
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.checkup import Finding, check_up
 from nexus_tasks.exporters.http import before_each_call
@@ -36,7 +37,7 @@ def show(
     """Show every destination with ✓ or ✗ and the reason; fails when one that is enabled is not as it should be."""
     if context.invoked_subcommand is not None:
         return
-    deployment = Deployment.current()
+    deployment = current_deployment()
     health, database_problem = _health(deployment)
     found = [_document(destination, health) for destination in deployment.registry.destinations]
     findings = dict(_findings(deployment, paced=not database_problem)) if check else {}
@@ -60,21 +61,21 @@ def show(
 @cli.command()
 def pause(destination: str) -> None:
     """Give a destination nothing until it is resumed."""
-    operate.pause(Deployment.current(), destination)
+    operate.pause(current_deployment(), destination)
     console.print(f"{escape(destination)} is paused until `nexus-tasks destinations resume {escape(destination)}`.")
 
 
 @cli.command()
 def resume(destination: str) -> None:
     """Have a paused destination get what is due."""
-    operate.resume(Deployment.current(), destination)
+    operate.resume(current_deployment(), destination)
     console.print(f"{escape(destination)} gets what is due.")
 
 
 @cli.command()
 def backfill(destination: str) -> None:
     """Send the older records to a destination that is new."""
-    count = operate.backfill(Deployment.current(), destination)
+    count = operate.backfill(current_deployment(), destination)
     console.print(f"{count} records go to {escape(destination)}.")
 
 

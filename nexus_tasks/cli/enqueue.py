@@ -16,7 +16,7 @@ from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.enqueue import RecordToExport, export_records
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import view
 from nexus_tasks.monitoring.wellbeing import unwell
@@ -36,7 +36,7 @@ def enqueue(
     json: Json = False,
 ) -> None:
     """Export a record that another builder made; it is copied, and handing it over again changes nothing."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     write_log_files(deployment.settings)
     with transaction(deployment.engine) as connection:
         known = sessions.get_instrument(connection, instrument)

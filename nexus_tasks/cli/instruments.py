@@ -13,7 +13,7 @@ from nexus_tasks.cli.output import CommandError, Json, console, print_json
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 
 LARGEST_CLOCK_OFFSET = 366 * 24 * 3600  # seconds
 
@@ -42,7 +42,7 @@ def add(
     if not math.isfinite(clock_offset) or abs(clock_offset) > LARGEST_CLOCK_OFFSET:
         raise CommandError(f"The clock offset {clock_offset:g} is not a number of seconds below a year.")
     row = InstrumentRow(instrument_pid, name, location, folder, timezone, clock_offset)
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         new = sessions.add_instrument(connection, row)
     console.print(f"Instrument {escape(instrument_pid)} {'added' if new else 'brought up to date'}.")
 
@@ -50,7 +50,7 @@ def add(
 @cli.command("list")
 def list_(*, json: Json = False) -> None:
     """Show the instruments."""
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         rows = sessions.instruments(connection)
     if json:
         print_json([row.__dict__ for row in rows])

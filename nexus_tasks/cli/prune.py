@@ -7,7 +7,7 @@ import typer
 
 from nexus_tasks.cli.output import Json, console, print_json
 from nexus_tasks.delivery.prune import prune as delete_old
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 
 
 def prune(
@@ -16,7 +16,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Delete runs, and documents, that are older than NX_KEEP_RUNS_DAYS and NX_KEEP_ARCHIVED_DAYS keep them."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     pruned = delete_old(deployment.engine, deployment.settings, dry_run=dry_run)
     if json:
         print_json({"dry_run": dry_run, **asdict(pruned)})

@@ -8,7 +8,7 @@ from rich.markup import escape
 from nexus_tasks.cli.output import CommandError, console
 from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.delivery import operate
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 
 
 def retry(
@@ -21,7 +21,7 @@ def retry(
     ] = False,
 ) -> None:
     """Make deliveries due now that wait or have failed; what is settled well is left alone."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     if not session and not failed and destination is None:
         raise CommandError("Say which sessions, or --failed, or --destination.")
     if recreate and (not session or destination is None):
@@ -39,7 +39,7 @@ def abandon(
     destination: Annotated[str, typer.Option(help="The destination that is given up.")],
 ) -> None:
     """Give one delivery up: it counts as failed."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     check_known(deployment, [session])
     operate.abandon(deployment, session, destination)
     console.print(f"The delivery of session {escape(session)} to {escape(destination)} is given up.")

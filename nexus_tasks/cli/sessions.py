@@ -18,6 +18,7 @@ from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import SessionRow
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.states import SessionStatus
 
 cli = typer.Typer(no_args_is_help=True, help="The sessions that records are built from.")
@@ -82,7 +83,7 @@ def add(
         {"name": sample, "id": sample_id, "description": sample_description},
     )
     details = _changed({}, said)
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         sessions.add_one_at_a_time(connection)
         known = sessions.get_instrument(connection, instrument)
         if known is None:
@@ -124,7 +125,7 @@ def describe(
     )
     if not said:
         raise CommandError("Say what to change, for example with --title: see `nexus-tasks sessions describe --help`.")
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         rows = sessions.sessions(connection, [session])
         if not rows:
             raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
@@ -151,7 +152,7 @@ def import_(
     description). A row that cannot be taken is named, and then nothing is imported.
     """
     found = read_session_file(file)
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         imported = import_sessions(connection, found)
     if json:
         print_json(imported.__dict__)
@@ -166,7 +167,7 @@ def import_(
 @cli.command("list")
 def list_(*, json: Json = False) -> None:
     """Show the sessions."""
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         rows = sessions.sessions(connection)
     _show(rows, as_json=json)
 
@@ -174,7 +175,7 @@ def list_(*, json: Json = False) -> None:
 @cli.command()
 def show(session: str, *, json: Json = False) -> None:
     """Show one session."""
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         rows = sessions.sessions(connection, [session])
         details = sessions.details(connection, [session]).get(session, {})
     if not rows:

@@ -10,7 +10,7 @@ from nexus_tasks.cli.output import CommandError, Json, console, print_json, sess
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions, upload_log
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.attention import Finding, attention, database_of_another_version
 from nexus_tasks.monitoring.status import SessionView, view
 
@@ -25,7 +25,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show sessions and their deliveries, below what needs attention."""
-    deployment = Deployment.current()
+    deployment = current_deployment()
     other_version = database_of_another_version(deployment)
     if check:
         _check([other_version] if other_version else attention(deployment), json=json)
@@ -72,7 +72,7 @@ def _documents(findings: list[Finding]) -> list[dict[str, str]]:
 
 def log(session: Annotated[str, typer.Argument(help="Session identifier.")], *, json: Json = False) -> None:
     """Show a session's upload log, newest first."""
-    with transaction(Deployment.current().engine) as connection:
+    with transaction(current_deployment().engine) as connection:
         if not sessions.sessions(connection, [session]):
             raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
         rows = upload_log.of_session(connection, session)

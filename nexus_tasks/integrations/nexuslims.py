@@ -29,6 +29,7 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery.enqueue import EnqueueError, HandedOver, RecordToExport, export_records
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportResult
 
 NAME = "nexus_tasks"  # as which NexusLIMS's upload log knows it
@@ -67,7 +68,7 @@ class NexusTasksDestination:
     def validate_config(self) -> tuple[bool, str | None]:
         """Whether records could be handed over now; NexusLIMS asks this before it builds anything."""
         try:
-            deployment = Deployment.current()
+            deployment = current_deployment()
             with transaction(deployment.engine) as connection:
                 sessions.instruments(connection)
         except KNOWN_ERRORS as error:
@@ -79,7 +80,7 @@ class NexusTasksDestination:
     def export(self, context: NexusLimsContext) -> ExportResult:
         """Hand the record over; success means that nexus-tasks has it, whatever dies. Raises nothing."""
         try:
-            handed_over = hand_over(context, Deployment.current(), nexuslims_data_path())
+            handed_over = hand_over(context, current_deployment(), nexuslims_data_path())
         except KNOWN_ERRORS as error:
             reason = str(error)
         except Exception as error:  # NexusLIMS would leave all other sessions of this run behind

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from alembic.runtime.migration import MigrationContext
 
-from nexus_tasks.builder.tasks import BUILDS_QUEUE
-from nexus_tasks.celery import EXPORTS_QUEUE
+from nexus_tasks.builder.remote import BUILDS_QUEUE
 from nexus_tasks.db import migrate, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.workers import Waiting, WorkerRow
-from nexus_tasks.delivery.canvas import EXPORT
+from nexus_tasks.delivery.canvas import EXPORT, EXPORTS_QUEUE
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.wellbeing import unwell
 

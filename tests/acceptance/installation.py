@@ -25,6 +25,7 @@ from nexus_tasks.config import get_settings
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.sandbox import celery_processes
 from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess, ProcessError, wait_until
@@ -159,7 +160,7 @@ class Installation:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             _forget()
-            deployment = Deployment.current()
+            deployment = current_deployment()
         _forget()
         return deployment
 

@@ -11,7 +11,7 @@ import requests
 from nexus_tasks.celery import get_app
 from nexus_tasks.config import Settings, get_settings
 from nexus_tasks.delivery.enqueue import export_records
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
 from nexus_tasks.sandbox.processes import Lifeline, wait_until
@@ -59,7 +59,7 @@ class Installed:
         for name, value in self.services.environment("builder").items():
             self._patch.setenv(name, value)
         forget()
-        self.deployment = Deployment.current()
+        self.deployment = current_deployment()
 
     def hand_over(self, first: int, end: int) -> None:
         """The records from `first` up to `end`, counted from 0."""

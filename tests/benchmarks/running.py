@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from nexus_tasks.db import migrate
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import enter
 from nexus_tasks.sandbox import celery_processes
 from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
 from nexus_tasks.sandbox.sandbox import Sandbox
@@ -50,4 +51,4 @@ def running(
         for process in (*started, celery_processes.beat(sandbox.folder, environment)):
             parts.callback(process.stop)
             process.start()
-        yield Running(Deployment.enter(environment), started, addresses)
+        yield Running(enter(environment), started, addresses)

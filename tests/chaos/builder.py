@@ -12,6 +12,7 @@ from random import Random
 from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery.enqueue import RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from tests.chaos.records import records
 
 LARGEST_BATCH = 12  # records handed over in one call
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     random = Random(options.seed)
     batches = list(_batches(options.records, random))
     moments = sorted(random.uniform(0, options.seconds) for _ in batches)
-    deployment = Deployment.current()
+    deployment = current_deployment()
     begin = time.monotonic()
     for moment, batch in zip(moments, batches, strict=True):
         time.sleep(max(0.0, begin + moment - time.monotonic()))

@@ -12,9 +12,8 @@ from celery.app.utils import find_app
 from celery.signals import after_setup_logger
 
 import nexus_tasks
-from nexus_tasks.builder.tasks import BUILDS_QUEUE
+from nexus_tasks.builder.remote import BUILDS_QUEUE
 from nexus_tasks.celery import (
-    EXPORTS_QUEUE,
     RedisResults,
     configuration,
     create_app,
@@ -24,6 +23,7 @@ from nexus_tasks.celery import (
 )
 from nexus_tasks.config import get_settings, load_settings
 from nexus_tasks.db.engine import DatabaseError
+from nexus_tasks.delivery.canvas import EXPORTS_QUEUE
 from nexus_tasks.exporters.registry import discover, get_registry
 
 SHIPPED_QUEUES = {"export.archive", "export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}

@@ -4,18 +4,31 @@ Tests, the demo and `nexus-tasks sandbox fault` use it through `client`; nothing
 """
 
 import json
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from nexus_tasks.sandbox.services.faults import Fault
+from nexus_tasks.sandbox.services.calls import CallLog
+from nexus_tasks.sandbox.services.faults import Fault, FaultInjector
 from nexus_tasks.sandbox.services.messages import Request, Response
-
-if TYPE_CHECKING:
-    from nexus_tasks.sandbox.services.server import StandInServer
 
 PREFIX = "/_sandbox/"
 
 
-def answer(stand_in: "StandInServer", request: Request) -> Response:
+class Administered(Protocol):
+    """What this door opens on: a stand-in."""
+
+    calls: CallLog
+    faults: FaultInjector
+
+    def objects(self, *, content: bool = False) -> list[dict[str, Any]]:
+        """What it holds."""
+        ...
+
+    def reset(self) -> None:
+        """Have it hold nothing, and forget what was asked of it."""
+        ...
+
+
+def answer(stand_in: Administered, request: Request) -> Response:
     """Answer one administrative call; 400 with a sentence for faults that cannot be read, 404 for anything unknown."""
     match request.method, request.path.removeprefix(PREFIX):
         case "GET", "objects":
@@ -33,7 +46,7 @@ def answer(stand_in: "StandInServer", request: Request) -> Response:
             return Response.json(404, {"message": "there is no such thing: objects, calls, faults, reset"})
 
 
-def _replace_faults(stand_in: "StandInServer", body: bytes) -> Response:
+def _replace_faults(stand_in: Administered, body: bytes) -> Response:
     try:
         values = json.loads(body)
         if not isinstance(values, list):

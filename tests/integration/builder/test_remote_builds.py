@@ -14,8 +14,8 @@ from sqlalchemy import text
 from nexus_tasks.builder import remote, tasks
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
-from nexus_tasks.builder.remote import MOST_DEATHS, enqueue_builds, publish_builds
-from nexus_tasks.builder.tasks import BUILD, BUILDS_QUEUE, DISPATCH_BUILDS
+from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE, MOST_DEATHS, enqueue_builds, publish_builds
+from nexus_tasks.builder.tasks import DISPATCH_BUILDS
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow

@@ -18,7 +18,7 @@ from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.db.models import Base
 from nexus_tasks.delivery.digest import outdated
 from nexus_tasks.delivery.enqueue import RecordToExport, export_records
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from tests.integration.integrations.nexuslims_file import OLD, PID, NexusLimsFile
 
@@ -238,7 +238,7 @@ def test_a_session_without_its_document_that_is_built_again_begins_with_what_nex
     house.take_over(file.file)
     start = datetime(2026, 3, 2, 15, tzinfo=UTC)
     xml = write_record(RecordContent("lost-document", PID, "Titan", "Built again", "ann", start, start, ()))
-    export_records([RecordToExport("lost-document", PID, start, start, "UTC", "ann", xml)], Deployment.current())
+    export_records([RecordToExport("lost-document", PID, start, start, "UTC", "ann", xml)], current_deployment())
     assert house.rows(
         "SELECT destination, delivery.state, remote FROM delivery JOIN record ON record.id = record_id "
         "WHERE session_identifier = 'lost-document' ORDER BY 1"

@@ -1,0 +1,27 @@
+"""Where a process enters an installation: the command line, a builder of another program, a sandbox, a test.
+
+Workers do not come this way: Celery finds their app as `nexus_tasks.app`.
+"""
+
+import os
+from collections.abc import Mapping
+
+from nexus_tasks.celery import get_app
+from nexus_tasks.config import get_settings
+from nexus_tasks.db.engine import engine_for
+from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.registry import get_registry
+
+
+def current_deployment() -> Deployment:
+    """The installation that the environment describes. Raises `SettingsError`."""
+    settings = get_settings()
+    return Deployment(settings, engine_for(settings.database_url), get_app(), get_registry())
+
+
+def enter(environment: Mapping[str, str]) -> Deployment:
+    """Have this process work with another installation from here on: a sandbox. Raises `SettingsError`."""
+    os.environ.update(environment)
+    for remembered in (get_settings, get_registry, get_app):
+        remembered.cache_clear()
+    return current_deployment()

@@ -1,6 +1,5 @@
 """`nexus-tasks build`: build what is to be built, and enqueue its export."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -20,12 +19,11 @@ from nexus_tasks.cli.output import (
 )
 from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
-from nexus_tasks.db import builds, sessions
+from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.logs import write_log_files
-from nexus_tasks.monitoring.status import SessionView
 from nexus_tasks.monitoring.wellbeing import unwell
 from nexus_tasks.states import SessionStatus
 
@@ -95,18 +93,8 @@ def _have_built(
 ) -> None:
     asked = remote.enqueue_builds(deployment, identifiers, rebuild=rebuild)
     sought = list(asked.identifiers)
-    under_way = set(sought)
-
-    def over(views: Sequence[SessionView]) -> bool:
-        nonlocal under_way
-        were_under_way = under_way  # when these views were not taken yet: they may be older than the last build's end
-        with transaction(deployment.engine) as connection:
-            under_way = builds.under_way(connection, sought)
-        return not were_under_way and at_rest(views)
-
-    views = watch(deployment, sought, until=over if wait else _yes, live=wait and not as_json)
-    with transaction(deployment.engine) as connection:
-        problems = builds.problems(connection, sought)
+    views = watch(deployment, sought, until=at_rest if wait else _yes, live=wait and not as_json)
+    problems = {view.session_identifier: view.build.problem for view in views if view.build and view.build.problem}
     if as_json:
         print_json([{**view.document(), "problem": problems.get(view.session_identifier)} for view in views])
     elif not sought:

@@ -71,10 +71,26 @@ def sessions_table(views: Sequence[SessionView]) -> Table:
             (f"[dim]{escape(view.instrument_pid)}[/]", ""),
         ]
         rows = [_cells(view, delivery) for delivery in view.deliveries]
+        if (told := _building(view)) is not None:
+            rows.append(("", "", "", escape(told)))
         for head, cells in zip_longest(heads, rows):
             table.add_row(*(head or ("", "")), *(cells or ()))
         table.add_row()
     return table
+
+
+def _building(view: SessionView) -> str | None:
+    """What is to be said of the session's record before it is there, or while it is made again."""
+    build = view.build
+    if build is None:
+        return None
+    if build.under_way:
+        return "is being built"
+    if not build.asked:
+        return build.problem
+    if build.not_before is None:
+        return "a worker is to build it"
+    return f"{build.problem or 'waits'} (looked at again {build.not_before.astimezone():%H:%M:%S})"
 
 
 def _cells(view: SessionView, delivery: DeliveryStatus) -> tuple[str, str, str, str]:

@@ -1,7 +1,8 @@
 """Queries about builds that workers were asked for: `builder.remote` asks and publishes, `builder.tasks` takes them.
 
 A request is open until a builder has come to an end with its session. It stands here and not only in a message, so that
-neither a broker that loses messages nor a worker that dies loses a build.
+neither a broker that loses messages nor a worker that dies loses a build. What was wrong with a build is kept here as
+well, whoever asked for it.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,21 @@ class Unsent:
 
     session_identifier: str
     again: bool
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is known of building one session."""
+
+    under_way: bool  # a builder holds it
+    asked: bool  # workers are to build it
+    not_before: datetime | None  # when they look again for files that were not there or not whole
+    problem: str | None  # of the last build, or what it waits for
+
+    @property
+    def moving(self) -> bool:
+        """Whether it goes on without anybody's help, and without waiting for files."""
+        return self.under_way or (self.asked and self.not_before is None)
 
 
 def clock(connection: Connection) -> datetime:
@@ -93,43 +109,47 @@ def end(connection: Connection, identifier: str, begun: datetime, problem: str |
 
     A request that was made later stays open, and so does one of whose session another builder has taken hold.
     """
-    connection.execute(_of(identifier, begun).values(ended_at=func.now(), problem=problem))
+    ended = {"ended_at": func.now(), "problem": problem}
+    known = connection.execute(_of(identifier, begun).values(ended).returning(BuildRequest.session_identifier))
+    if known.first() is None and problem is not None:
+        statement = insert(BuildRequest).values(session_identifier=identifier, rebuild=False, asked_at=begun, **ended)
+        connection.execute(statement.on_conflict_do_nothing())
 
 
 def put_off(connection: Connection, identifier: str, begun: datetime, problem: str | None) -> None:
     """As `end`, for a session that time will mend: the request stays open, and is sent again later."""
-    connection.execute(
-        _of(identifier, begun).values(
-            not_before=func.now() + literal(PUT_OFF), published_at=None, begun_at=None, problem=problem
-        )
+    asked = connection.execute(
+        _of(identifier, begun)
+        .where(BuildRequest.ended_at.is_(None))
+        .values(not_before=func.now() + literal(PUT_OFF), published_at=None, begun_at=None, problem=problem)
+        .returning(BuildRequest.session_identifier)
     )
+    if asked.first() is None:
+        end(connection, identifier, begun, problem)
 
 
 def _of(identifier: str, begun: datetime) -> Update:
     return update(BuildRequest).where(
-        BuildRequest.session_identifier == identifier,
-        BuildRequest.ended_at.is_(None),
-        BuildRequest.asked_at <= begun,
-        ~_claimed(),
+        BuildRequest.session_identifier == identifier, BuildRequest.asked_at <= begun, ~_claimed()
     )
 
 
-def under_way(connection: Connection, identifiers: Sequence[str]) -> set[str]:
-    """Those of the sessions that will be built without anybody's help, and without waiting for files."""
-    statement = select(BuildRequest.session_identifier).where(
-        BuildRequest.session_identifier.in_(identifiers),
-        BuildRequest.ended_at.is_(None),
-        BuildRequest.not_before.is_(None),
+def of_sessions(connection: Connection, identifiers: Sequence[str]) -> dict[str, Build]:
+    """What is known of building these sessions; those of which nothing is known are left out."""
+    held = select(BuildClaim.session_identifier).where(
+        BuildClaim.session_identifier.in_(identifiers), BuildClaim.expires_at > func.now()
     )
-    return set(connection.execute(statement).scalars())
-
-
-def problems(connection: Connection, identifiers: Sequence[str]) -> dict[str, str]:
-    """What is wrong with the builds of these sessions, or what they wait for."""
-    statement = select(BuildRequest.session_identifier, BuildRequest.problem).where(
-        BuildRequest.session_identifier.in_(identifiers), BuildRequest.problem.is_not(None)
-    )
-    return {row.session_identifier: row.problem for row in connection.execute(statement)}
+    under_way = set(connection.execute(held).scalars())
+    requests = select(
+        BuildRequest.session_identifier, BuildRequest.ended_at, BuildRequest.not_before, BuildRequest.problem
+    ).where(BuildRequest.session_identifier.in_(identifiers))
+    found = {identifier: Build(True, False, None, None) for identifier in under_way}
+    for row in connection.execute(requests):
+        asked = row.ended_at is None
+        found[row.session_identifier] = Build(
+            row.session_identifier in under_way, asked, row.not_before if asked else None, row.problem
+        )
+    return found
 
 
 # --- for the dispatch

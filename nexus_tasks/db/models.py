@@ -132,7 +132,7 @@ class BuildClaim(Base):
 
 
 class BuildRequest(Base):
-    """A build that workers were asked for: open until a builder has come to an end with the session."""
+    """A build: open from when workers are asked for it until a builder has come to an end with the session."""
 
     __tablename__ = "build_request"
     __table_args__ = (Index("ix_build_request_open", "asked_at", postgresql_where=text("ended_at IS NULL")),)

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, destinations, records, runs, sessions, upload_log
+from nexus_tasks.db import builds, deliveries, destinations, records, runs, sessions, upload_log
+from nexus_tasks.db.builds import Build
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
@@ -43,6 +44,7 @@ class SessionView:
     record: Path | None
     handed_over_at: datetime | None
     deliveries: tuple[DeliveryStatus, ...]
+    build: Build | None
     moving: bool  # something will happen without anybody's help and without waiting for a later try
 
     def document(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class SessionView:
             "instrument": self.instrument_pid,
             "record_status": self.record_status.value,
             "record": str(self.record) if self.record else None,
+            "build": _build_document(self.build),
             "deliveries": [
                 {key: _plain(value) for key, value in asdict(delivery).items() if key in public}
                 for delivery in self.deliveries
@@ -78,6 +81,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
             attempts[attempt.record_id].append(attempt)
         pruned = upload_log.answers_of_pruned_attempts(connection, list(by_session))
         paused = {row.name: row.health.reason for row in destinations.all_rows(connection) if not row.health.well}
+        built = builds.of_sessions(connection, [session.session_identifier for session in found])
         now = deliveries.clock(connection)
     views = []
     for session in found:
@@ -87,6 +91,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
         counted = Counter(row.delivery_id for row in made if row.state.logged or row.state is AttemptState.STARTED)
         counted.update({row.id: pruned.get((session.session_identifier, row.destination), 0) for row in rows})
         started = {row.delivery_id for row in made if row.state is AttemptState.STARTED}
+        build = built.get(session.session_identifier)
         in_a_run = any(row.run_state is RunState.OPEN for row in made)  # until finalize has settled it
         views.append(
             SessionView(
@@ -96,12 +101,21 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
                 record=_document_path(record, settings),
                 handed_over_at=record.created_at if record else None,
                 deliveries=tuple(_delivery_status(row, counted, started, paused) for row in rows),
+                build=build,
                 moving=in_a_run
+                or (build is not None and build.moving)
                 or any(row.due(now) and row.destination not in paused for row in rows)
                 or _to_be_archived(record, rows, session.status),
             )
         )
     return views
+
+
+def _build_document(build: Build | None) -> dict[str, Any] | None:
+    """Null once a record was built and nothing is to be said of it."""
+    if build is None or not (build.under_way or build.asked or build.problem):
+        return None
+    return {name: _plain(value) for name, value in asdict(build).items()}
 
 
 def _delivery_status(

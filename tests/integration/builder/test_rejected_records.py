@@ -1,19 +1,24 @@
 """Records that do not match the schema of the destination they go to."""
 
+import io
 import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from nexus_tasks.builder.record_builder import process_new_records
 from nexus_tasks.builder.schema import OWN_SCHEMA
-from nexus_tasks.db import sessions
+from nexus_tasks.cli.output import sessions_table
+from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
+from nexus_tasks.monitoring.status import view
 from nexus_tasks.states import SessionStatus
 from tests.integration.builder.conftest import Lab
 from tests.integration.delivery.by_hand import Fake
@@ -81,6 +86,31 @@ def test_it_is_built_when_the_repository_has_another_schema(deployment: Deployme
     (outcome,) = process_new_records(deployment, identifiers=[SESSION], rebuild=True)
 
     assert outcome == replace(outcome, status=SessionStatus.BUILT_NOT_EXPORTED, problem=None)
+
+
+def test_status_says_what_is_wrong_until_it_is_built(deployment: Deployment, repository: Judging) -> None:
+    (outcome,) = process_new_records(deployment)
+
+    def problem() -> str | None:
+        (seen,) = view(deployment.engine, deployment.settings)
+        assert seen.build is not None
+        assert not seen.moving
+        return seen.build.problem
+
+    assert problem() == outcome.problem
+    assert outcome.problem is not None
+    assert outcome.problem[:40] in shown(sessions_table(view(deployment.engine, deployment.settings)))
+    repository.xsd = OWN_SCHEMA.read_bytes()
+    (outcome,) = process_new_records(deployment, identifiers=[SESSION], rebuild=True)
+    assert outcome.problem is None
+    with transaction(deployment.engine) as connection:
+        assert builds.of_sessions(connection, [SESSION])[SESSION].problem is None
+
+
+def shown(table: Table) -> str:
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
 
 
 def test_a_record_stands_when_it_is_rebuilt_and_refused(deployment: Deployment, repository: Judging) -> None:

@@ -122,12 +122,14 @@ def document_of(deployment: Deployment, session: str) -> bytes:
 
 def under_way(deployment: Deployment, *sessions_: str) -> set[str]:
     with transaction(deployment.engine) as connection:
-        return builds.under_way(connection, sessions_ or ["s1", "s2", "s3"])
+        found = builds.of_sessions(connection, sessions_ or ["s1", "s2", "s3"])
+    return {session for session, build in found.items() if build.moving}
 
 
 def problem_of(deployment: Deployment, session: str) -> str | None:
     with transaction(deployment.engine) as connection:
-        return builds.problems(connection, [session]).get(session)
+        found = builds.of_sessions(connection, [session])
+    return found[session].problem if session in found else None
 
 
 def die_in_build(deployment: Deployment, session: str) -> None:

@@ -11,7 +11,7 @@ from lxml import etree
 from nexus_tasks.builder.files import Listing, list_folder
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
 from nexus_tasks.builder.schema import NAMESPACE
-from nexus_tasks.db import records, sessions
+from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.deployment import Deployment
@@ -76,6 +76,9 @@ def test_a_session_with_a_file_that_may_still_grow_is_left_for_a_later_build(lab
     assert (outcome.status, outcome.waits) == (SessionStatus.TO_BE_BUILT, True)
     assert "SEM/b.txt was written" in str(outcome.problem)
     assert "a build after 20" in str(outcome.problem)
+    with transaction(deployment.engine) as connection:
+        known = builds.of_sessions(connection, ["s"])["s"]
+    assert known == builds.Build(under_way=False, asked=False, not_before=None, problem=outcome.problem)
     put(folder / "b.txt", timedelta(seconds=61))
     assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
     assert files_of(deployment) == ["a.txt", "b.txt"]

@@ -1,6 +1,5 @@
 import socket
 import threading
-import time
 
 import pytest
 import requests
@@ -8,6 +7,7 @@ import requests
 from nexus_tasks.sandbox.services import StandIns, client
 from nexus_tasks.sandbox.services.cdcs import Cdcs
 from nexus_tasks.sandbox.services.server import StandInServer
+from tests.timing import fastest
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost"])
@@ -67,10 +67,12 @@ def test_nothing_is_written_to_the_terminal(
 def test_keep_alive_has_no_stalls(stand_ins: StandIns, web: requests.Session) -> None:
     url = f"{stand_ins.cdcs.url}/rest/data/"
     web.get(url)
-    start = time.monotonic()
-    for _ in range(50):
-        web.post(url, json={"title": "x"})
-    assert time.monotonic() - start < 50 * 0.02  # delayed acknowledgements would cost 0.04 s each
+
+    def calls() -> None:
+        for _ in range(50):
+            web.post(url, json={"title": "x"})
+
+    assert fastest(calls, enough=50 * 0.02) < 50 * 0.02  # delayed acknowledgements would cost 0.04 s each
 
 
 def test_calls_at_the_same_time_are_seen(stand_ins: StandIns) -> None:

@@ -84,9 +84,9 @@ def set_health(connection: Connection, name: str, value: Health) -> None:
 
 
 def take_turn(
-    connection: Connection, name: str, interval: float, token: UUID, *, floor_for: float | None = None
+    connection: Connection, name: str, interval: float, slack: float, token: UUID, *, floor_for: float | None = None
 ) -> float:
-    """Note that a call is made now, and return 0; else the seconds until it may be asked again.
+    """Note that a call leaves within `slack` seconds, and return 0; else the seconds until it may be asked again.
 
     That is when the last call is too near, or another try has the floor. `floor_for` seconds from now the floor is
     this one's, of `token`.
@@ -95,7 +95,7 @@ def take_turn(
     floor_is_free = or_(
         Destination.floor.is_(None), Destination.floor == token, Destination.floor_until <= func.clock_timestamp()
     )
-    values: dict[str, Any] = {"last_call_at": func.clock_timestamp()}
+    values: dict[str, Any] = {"last_call_at": func.clock_timestamp() + literal(timedelta(seconds=slack))}
     if floor_for is not None:
         values |= {"floor": token, "floor_until": func.clock_timestamp() + literal(timedelta(seconds=floor_for))}
     taken = connection.execute(
@@ -123,9 +123,12 @@ def leave_floor(connection: Connection, name: str, token: UUID) -> None:
     )
 
 
-def queue_up(connection: Connection, name: str, interval: float) -> float:
+def queue_up(connection: Connection, name: str, interval: float, slack: float) -> float:
     """The seconds until it is the turn of one more that waits, behind all who wait already."""
-    behind = func.greatest(Destination.last_call_at, Destination.last_turn_at) + literal(timedelta(seconds=interval))
+    behind = func.greatest(
+        Destination.last_call_at + literal(timedelta(seconds=interval)),
+        Destination.last_turn_at + literal(timedelta(seconds=interval + slack)),
+    )
     given = connection.execute(
         update(Destination)
         .where(Destination.name == name)

@@ -134,19 +134,25 @@ def begin(engine: Engine, attempt_id: int, run_token: str, settings: Settings) -
     return Try(attempt, row, tuple(other for other in record.deliveries if other.destination in needed), lease)
 
 
-def perform(this: Try, destination: ExportDestination, engine: Engine, settings: Settings) -> ExportResult:
+def perform(
+    this: Try,
+    destination: ExportDestination,
+    engine: Engine,
+    settings: Settings,
+    interruption: type[Exception] | tuple[()] = (),
+) -> ExportResult:
     """Call the plugin. Raises `ExportError`: what a plugin raises otherwise is sorted into its three kinds.
 
-    Raises `LeaseLostError`, `NotYetResolvableError`, `NotYourTurnError` and `DatabaseError` as they come.
+    Raises `LeaseLostError`, `NotYetResolvableError`, `NotYourTurnError` and `DatabaseError` as they come, and so the
+    `interruption` with which the caller's time limit breaks into the plugin.
     """
     record, grace = this.record, settings.NX_LOOKUP_GRACE
     zone = ZoneInfo(record.timezone)
-    turns = Turns.of(engine, destination, settings)
+    turns = Turns.of(engine, destination, settings, still_mine=this.lease.check)
 
-    def before_call(writes: bool) -> None:
+    def before_call(_writes: bool) -> None:
         turns.take()
-        if writes:
-            this.lease.check()
+        this.lease.check()  # of reading calls, too: many of them would outlast it
 
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),
@@ -167,6 +173,8 @@ def perform(this: Try, destination: ExportDestination, engine: Engine, settings:
     try:
         return _export(destination, context, before_call)
     except (ExportError, LeaseLostError, NotYetResolvableError, NotYourTurnError, DatabaseError):
+        raise
+    except interruption:
         raise
     except OSError as error:  # requests' exceptions among them: the network, the file system
         raise TransientError(f"{type(error).__name__} in the plugin {destination.name}") from error

@@ -181,13 +181,14 @@ class LedgerCheckpoint:
         if remaining:
             raise NotYetResolvableError(remaining)
         self._turns.take_ahead()
-        there = self._intend(step, content, seconds)
-        if there is not None:
-            return there
+        intent = self._intend(step, content, seconds)
+        if intent.get("id") is not None:
+            return str(intent["id"])
         try:
             identifier = call()
         except (NothingDoneError, PermanentError, ConfigurationError, NotYourTurnError):
-            patiently(lambda: self._change(step, lambda _: {}))
+            # this worker may have been given up meanwhile: what another one has written down stays
+            patiently(lambda: self._change(step, lambda known: {} if known == intent else known))
             raise
         return self._store(step, identifier, content)
 
@@ -198,19 +199,23 @@ class LedgerCheckpoint:
                 return known, look_up_first, now
             time.sleep(OTHERS_POLL_S)
 
-    def _intend(self, step: str, content: str | None, seconds: float | None) -> str | None:
-        """Commit the intent; the identifier instead, if another worker has created the object meanwhile."""
+    def _intend(self, step: str, content: str | None, seconds: float | None) -> dict[str, Any]:
+        """Commit the intent, and return it; what is known instead, if another worker has created the object meanwhile.
+
+        Raises `_OtherWorkerError` and `LeaseLostError`.
+        """
         with transaction(self._engine) as connection:
             self._lease.extend(connection, seconds)
             known = self._ledger.lock(connection)[0].get(step, {})
             now = deliveries.clock(connection)
             if known.get("id") is not None:
-                return str(known["id"])
+                return known
             if (remaining := unresolved_for({step: known}, now)) is not None and remaining > timedelta():
                 raise _OtherWorkerError(remaining)
             until = now + timedelta(seconds=(seconds or self._lease.call_deadline) + self._grace)
-            self._ledger.write(connection, step, {"content": content, UNRESOLVED_UNTIL: until.isoformat()})
-        return None
+            intent = {"content": content, UNRESOLVED_UNTIL: until.isoformat()}
+            self._ledger.write(connection, step, intent)
+        return intent
 
     def _store(self, step: str, identifier: str, content: str | None) -> str:
         """Keep the identifier, even when the lease is lost by now; a different one that is there already wins."""

@@ -53,15 +53,20 @@ class _DatabaseTask(Task):  # type: ignore[misc]
     """A task that is patient with a database that restarts."""
 
     autoretry_for = (DatabaseError,)
-    max_retries = DATABASE_RETRIES
+    max_retries: int | None = DATABASE_RETRIES
     default_retry_delay = DATABASE_RETRY_S
 
 
 class ExportTask(_DatabaseTask):
-    """One try of one delivery. The first argument is the result of the task before it: what Flower shows."""
+    """One try of one delivery. The first argument is the result of the task before it: what Flower shows.
+
+    Celery counts all its retries together, those of a destination whose calls keep an interval as well, so there is no
+    limit to them here: NX_TRIES is kept on the attempt's row, and a message ends with its run.
+    """
 
     soft_time_limit = EXPORT_SOFT_LIMIT_S
     time_limit = EXPORT_HARD_LIMIT_S
+    max_retries = None
 
     def __init__(self, destination: str) -> None:
         self.name = EXPORT + destination
@@ -78,14 +83,21 @@ class ExportTask(_DatabaseTask):
         if isinstance(begun, attempt.Finished):
             return begun.result
         try:
-            outcome: attempt.Outcome = attempt.perform(begun, self._destination(), engine, settings)
+            return self._go_on(begun, settings)
         except LeaseLostError as error:
             logger.warning("%s of session %s stops: %s", self.name, session, error)
             raise Ignore from error
         except NotYourTurnError as error:
-            wait = error.seconds
-            patiently(lambda: attempt.give_back(engine, begun, settings, wait))
-            raise self._later(error, wait) from error
+            raise self._come_again(begun, settings, error, error.seconds) from error
+        except DatabaseError as error:  # the try is broken off, but nobody has died in it
+            raise self._come_again(begun, settings, error, DATABASE_RETRY_S) from error
+
+    def _go_on(self, begun: attempt.Try, settings: Settings) -> dict[str, Any]:
+        engine = _engine()
+        try:
+            outcome: attempt.Outcome = attempt.perform(
+                begun, self._destination(), engine, settings, interruption=SoftTimeLimitExceeded
+            )
         except TransientError as error:
             self._try_again(begun, error, settings)
             outcome = error
@@ -99,6 +111,11 @@ class ExportTask(_DatabaseTask):
         if finished.made_room or finished.run_is_over:
             _dispatch(self.app)
         return finished.result
+
+    def _come_again(self, begun: attempt.Try, settings: Settings, error: Exception, seconds: float) -> Any:
+        """Give the lease back, and return the exception to raise so that the try goes on after some seconds."""
+        patiently(lambda: attempt.give_back(_engine(), begun, settings, seconds))
+        return self._later(error, seconds)
 
     def _destination(self) -> ExportDestination:
         destination = get_destination(self.destination)

@@ -4,10 +4,13 @@ The moment of the last call stands in the destination's row, so that no failure 
 waits with a worker in hand: a try that comes too early is given back to Celery, and goes on from its checkpoint in its
 next turn. Only a try whose earlier calls would have to be made again (it has read something, or changed it) stays, and
 has the floor: until it has written down what it was for, the next call is its own. So one worker at most is waiting.
+
+What is noted is the latest moment at which the call may leave: its `slack` from now. A turn that was not used by then
+is lost, and the next one of this process gets more slack: where the database is far away, or a body takes long to make.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -21,8 +24,12 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.registry import interval_of
 
-SLACK_S = 0.1  # added to every interval: so long may the bytes of a call take to leave after its turn was taken
+SLACK_S = 0.1  # from when a turn is taken until the bytes of its call leave; added to every interval
+LONGEST_SLACK_S = 10.0
+SLICE_S = 10.0  # of a long wait in hand, after which the lease is looked at
 SHORT_WAIT_S = 0.2  # is waited for at once: it takes Celery about as long to bring a message again
+
+_slack: dict[str, float] = {}  # by destination, what this process has found that it needs
 
 
 class NotYourTurnError(Exception):
@@ -31,6 +38,12 @@ class NotYourTurnError(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the next call may be made in {seconds:.2f} s")
         self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class _Turn:
+    taken_at: float  # on the monotonic clock, before it was asked for
+    slack: float
 
 
 @dataclass
@@ -42,35 +55,49 @@ class Turns:
     interval: float
     longest_call: float  # seconds; one that has the floor and makes no call for so long has died
     stays: bool = False  # a call was made that the checkpoint does not remember
-    _taken_at: float | None = field(default=None, init=False)  # a turn in hand, on the monotonic clock
+    still_mine: Callable[[], None] = lambda: None  # called while waiting in hand: raises when the lease is lost
+    _ahead: _Turn | None = field(default=None, init=False)  # a turn in hand
     _has_floor: bool = field(default=False, init=False)
     _token: UUID = field(default_factory=uuid4, init=False)
 
     @classmethod
-    def of(cls, engine: Engine, destination: ExportDestination, settings: Settings, *, stays: bool = False) -> Self:
+    def of(
+        cls,
+        engine: Engine,
+        destination: ExportDestination,
+        settings: Settings,
+        *,
+        stays: bool = False,
+        still_mine: Callable[[], None] = lambda: None,
+    ) -> Self:
         """The turns of a try, or of another caller, at this destination."""
         interval = interval_of(destination, settings.NX_INTERVALS)
-        return cls(engine, destination.name, interval, settings.NX_CALL_DEADLINE + settings.NX_LEASE_MARGIN, stays)
+        longest_call = settings.NX_CALL_DEADLINE + settings.NX_LEASE_MARGIN
+        return cls(engine, destination.name, interval, longest_call, stays, still_mine)
 
     def take(self) -> None:
         """Return when the next call may be made; raises `NotYourTurnError` when a later try is to make it."""
         if self.interval <= 0:
             return
-        taken_at, self._taken_at = self._taken_at, None
-        if not self._is_fresh(taken_at):
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or not self._in_time(ahead):
+            self.stays |= ahead is not None  # what a turn was taken ahead for is under way: it is not begun again
             self._wait(floor=True)
         self.stays = True
 
     def take_ahead(self) -> None:
         """Take the turn of a call that follows at once, before anything is committed for it; raises as `take`."""
-        if self.interval > 0 and not self._is_fresh(self._taken_at):
-            self._taken_at = self._wait(floor=self.stays)
+        if self.interval > 0:
+            self._ahead = self._wait(floor=self.stays)
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
         """For calls whose outcome is written down when the block has ended: they need not be made again."""
         stayed = self.stays
-        yield
+        try:
+            yield
+        finally:
+            self._ahead = None
         self.stays = stayed
         if not stayed:
             self.leave_floor()
@@ -82,24 +109,28 @@ class Turns:
                 destinations.leave_floor(connection, self.destination, self._token)
             self._has_floor = False
 
-    def _wait(self, *, floor: bool) -> float:
-        """When the turn was taken, on the monotonic clock."""
-        every = self.interval + SLACK_S
-        floor_for = every + self.longest_call if floor else None
+    def _wait(self, *, floor: bool) -> _Turn:
+        floor_for = self.interval + self.longest_call if floor else None
         while True:
-            taken_at = time.monotonic()
+            slack = _slack.get(self.destination, SLACK_S)
             with transaction(self.engine) as connection:
-                seconds = destinations.take_turn(connection, self.destination, every, self._token, floor_for=floor_for)
+                turn = _Turn(time.monotonic(), slack)
+                seconds = destinations.take_turn(
+                    connection, self.destination, self.interval, slack, self._token, floor_for=floor_for
+                )
                 if seconds > SHORT_WAIT_S and not self.stays:
-                    seconds = max(seconds, destinations.queue_up(connection, self.destination, every))
+                    seconds = max(seconds, destinations.queue_up(connection, self.destination, self.interval, slack))
             if seconds <= 0:
                 self._has_floor |= floor
-                if self._is_fresh(taken_at):
-                    return taken_at
+                if self._in_time(turn):
+                    return turn
             if seconds > SHORT_WAIT_S and not self.stays:
                 raise NotYourTurnError(seconds)
-            time.sleep(seconds)
+            self.still_mine()
+            time.sleep(min(seconds, SLICE_S))
 
-    def _is_fresh(self, taken_at: float | None) -> bool:
-        """Whether a turn can still be used, and the next one will not come too early after it."""
-        return taken_at is not None and time.monotonic() - taken_at <= SLACK_S
+    def _in_time(self, turn: _Turn) -> bool:
+        """Whether a call leaves while its turn lasts; either way it is seen how much slack this process needs."""
+        needed = time.monotonic() - turn.taken_at
+        _slack[self.destination] = min(max(SLACK_S, 0.8 * turn.slack, 2 * needed), LONGEST_SLACK_S)
+        return needed <= turn.slack

@@ -15,6 +15,7 @@ from nexus_tasks.delivery.checkpoint import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters import http
 from nexus_tasks.exporters.base import (
     ConfigurationError,
     ExportContext,
@@ -278,6 +279,44 @@ def test_a_worker_that_comes_back_with_another_object_reports_it_and_the_first_o
     assert "made 1 although 2 was there already" in caplog.text
     finish(deployment, first, late)
     assert rows_of(deployment)["cdcs"].remote_record_id == "2"
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_worker_that_was_given_up_forgets_nothing_that_another_one_wrote_down(
+    deployment: Deployment, remote: Remote, answered: bool
+) -> None:
+    first = begun(deployment, "cdcs")
+
+    def another_one_is_faster() -> None:
+        remote.raises(None if answered else TransientError("its answer was lost"))
+        remote.objects.clear()
+        lose_the_lease(deployment, first)
+        assert send(deployment) == 1
+        try_once(deployment, "cdcs")
+        raise NothingDoneError("it never arrived")
+
+    remote.then = another_one_is_faster
+    with pytest.raises(NothingDoneError):
+        perform(deployment, first)
+    known = remote_of(deployment, "cdcs")["record"]
+    assert known.get("id") == ("1" if answered else None)
+    assert answered or "unresolved_until" in known
+
+
+def test_calls_that_only_read_keep_the_lease(deploy: Deploy) -> None:
+    def answer(context: ExportContext) -> ExportResult:
+        for _ in range(4):
+            before_reading = http._before_call.get()
+            assert before_reading is not None
+            before_reading(False)
+            pass_time(made, 25, this)
+        return success("cdcs", context.checkpoint.create("record", lambda: "1"))
+
+    made = deploy(cdcs(answer=answer))
+    hand_over(made)
+    this = begun(made, "cdcs")
+    finish(made, this, perform(made, this))
+    assert states_of(made) == {"cdcs": DeliveryState.SUCCEEDED}
 
 
 def test_a_worker_that_has_lost_its_lease_makes_nothing(deployment: Deployment, remote: Remote) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from sqlalchemy import text
 
-from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
 from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
@@ -86,6 +87,44 @@ def test_a_later_try_that_succeeds_is_a_success(deploy: Deploy, work_for: WorkFo
     assert take(deployment, message_for(deployment, "cdcs")).result["state"] == "succeeded"
     settle(deployment.engine, 1)
     assert log_of(deployment) == [("cdcs", 1)]
+
+
+def test_a_database_that_is_away_during_a_try_is_nobodys_death(deploy: Deploy, work_for: WorkFor) -> None:
+    plugin = cdcs()
+
+    def seventh_time(_: ExportContext) -> ExportResult:
+        if len(plugin.contexts) < 7:
+            raise DatabaseError("it restarts")
+        return success("cdcs")
+
+    plugin.answer = seventh_time
+    deployment = work_for(deploy(plugin))
+    hand_over(deployment)
+    assert take(deployment, message_for(deployment, "cdcs")).result["state"] == "succeeded"
+    [row] = attempts_of(deployment)
+    assert (row.state, row.deaths, row.tries) == (AttemptState.SUCCEEDED, 0, 1)
+
+
+def test_a_try_may_wait_for_its_turn_any_number_of_times(deploy: Deploy, work_for: WorkFor) -> None:
+    plugin = cdcs()
+
+    def fortieth_time(_: ExportContext) -> ExportResult:
+        if len(plugin.contexts) < 40:
+            raise NotYourTurnError(1)
+        return success("cdcs")
+
+    plugin.answer = fortieth_time
+    deployment = work_for(deploy(plugin))
+    hand_over(deployment)
+    assert take(deployment, message_for(deployment, "cdcs")).result["state"] == "succeeded"
+
+
+def test_a_plugin_that_does_not_come_back_is_tried_again_later(deploy: Deploy, work_for: WorkFor) -> None:
+    deployment = work_for(deploy(cdcs(answer=raising(SoftTimeLimitExceeded()))))
+    hand_over(deployment)
+    result = take(deployment, message_for(deployment, "cdcs")).result
+    assert result["state"] == "transient"
+    assert "did not come back within 900 s" in result["error_message"]
 
 
 def test_a_message_that_is_not_wanted_leaves_no_result(deploy: Deploy, work_for: WorkFor) -> None:

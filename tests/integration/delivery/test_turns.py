@@ -14,7 +14,9 @@ from sqlalchemy import text
 
 from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery import turns
 from nexus_tasks.delivery.attempt import Try
+from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.turns import SLACK_S, NotYourTurnError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
@@ -37,6 +39,12 @@ from tests.integration.delivery.by_hand import (
 
 INTERVAL = 30.0  # seconds; no test waits for it
 SHORT = 0.2
+
+
+@pytest.fixture(autouse=True)
+def _unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in a process that knows nothing yet of how much slack it needs."""
+    monkeypatch.setattr(turns, "_slack", {})
 
 
 def three_objects(calls: list[str]) -> Callable[[ExportContext], ExportResult]:
@@ -207,7 +215,7 @@ def test_one_that_fails_while_it_stays_keeps_nobody_waiting(deploy: Deploy) -> N
 def test_one_that_died_while_it_stayed_is_waited_for_no_longer_than_a_call_takes(deploy: Deploy) -> None:
     deployment = two_records(deploy, OneReads())
     with transaction(deployment.engine) as connection:
-        destinations.take_turn(connection, "labarchives", SHORT, uuid4(), floor_for=60)
+        destinations.take_turn(connection, "labarchives", SHORT, SLACK_S, uuid4(), floor_for=60)
     next_turn(deployment)
     second = begun(deployment, "labarchives", 2)
     with pytest.raises(NotYourTurnError):
@@ -216,6 +224,61 @@ def test_one_that_died_while_it_stayed_is_waited_for_no_longer_than_a_call_takes
         connection.execute(text("UPDATE destination SET floor_until = now()"))
     next_turn(deployment)
     assert perform(deployment, second).success
+
+
+def test_a_body_that_takes_long_to_make_is_sent_all_the_same_and_the_next_one_in_its_turn(deploy: Deploy) -> None:
+    calls: list[float] = []
+
+    def answer(context: ExportContext) -> ExportResult:
+        def call() -> str:
+            time.sleep(2 * SLACK_S)
+            context.take_turn()
+            calls.append(time.monotonic())
+            return "1"
+
+        for step in ("page", "summary"):
+            context.checkpoint.create(step, call)
+            time.sleep(SHORT)  # what else it does
+        return success("labarchives")
+
+    deployment = deploy(labarchives(depends_on=(), interval=SHORT, answer=answer))
+    hand_over(deployment)
+    for _ in range(4):  # the second object waits for a later try
+        this = begun(deployment, "labarchives")
+        try:
+            finish(deployment, this, perform(deployment, this))
+            break
+        except NotYourTurnError as error:
+            give_back(deployment, this, error.seconds)
+            time.sleep(error.seconds)
+    assert attempts_of(deployment)[0].state is AttemptState.SUCCEEDED
+    assert len(calls) == 2
+    assert calls[1] - calls[0] >= SHORT
+
+
+def test_how_much_slack_is_needed_is_learned_and_forgotten_again(deploy: Deploy) -> None:
+    deployment = deploy(labarchives(depends_on=()))
+    hand_over(deployment)
+    own = turns.Turns(deployment.engine, "labarchives", interval=SHORT, longest_call=60, stays=True)
+    own.take_ahead()
+    time.sleep(3 * SLACK_S)
+    own.take()
+    assert turns._slack["labarchives"] > 3 * SLACK_S
+    for _ in range(12):
+        own._in_time(turns._Turn(time.monotonic(), turns._slack["labarchives"]))
+    assert turns._slack["labarchives"] == SLACK_S
+
+
+def test_while_it_waits_with_a_worker_in_hand_its_lease_is_kept(deploy: Deploy) -> None:
+    def lost() -> None:
+        raise LeaseLostError
+
+    deployment = deploy(labarchives(depends_on=()))
+    hand_over(deployment)
+    own = turns.Turns(deployment.engine, "labarchives", interval=INTERVAL, longest_call=60, stays=True, still_mine=lost)
+    own.take()
+    with pytest.raises(LeaseLostError):
+        own.take()
 
 
 def test_without_an_interval_no_turn_is_noted(deploy: Deploy) -> None:
@@ -241,8 +304,8 @@ def test_those_that_wait_are_told_to_come_one_after_the_other(deploy: Deploy) ->
     deployment = deploy(labarchives(depends_on=()))
     hand_over(deployment)
     with transaction(deployment.engine) as connection:
-        destinations.take_turn(connection, "labarchives", INTERVAL, uuid4())
-        waits = [destinations.queue_up(connection, "labarchives", INTERVAL) for _ in range(3)]
+        destinations.take_turn(connection, "labarchives", INTERVAL, 0, uuid4())
+        waits = [destinations.queue_up(connection, "labarchives", INTERVAL, 0) for _ in range(3)]
     assert waits == [pytest.approx(number * INTERVAL, abs=1) for number in (1, 2, 3)]
 
 
@@ -252,7 +315,7 @@ def test_of_many_that_ask_at_once_one_gets_the_turn(deploy: Deploy) -> None:
 
     def ask(_: int) -> float:
         with transaction(deployment.engine) as connection:
-            return destinations.take_turn(connection, "labarchives", INTERVAL, uuid4())
+            return destinations.take_turn(connection, "labarchives", INTERVAL, 0, uuid4())
 
     with ThreadPoolExecutor(8) as threads:
         waits = sorted(threads.map(ask, range(8)))

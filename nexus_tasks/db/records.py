@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.models import Delivery, Record, SessionLog
 from nexus_tasks.db.rows import RecordRow
 from nexus_tasks.states import DeliveryState, SessionStatus, Strategy
@@ -45,13 +46,31 @@ def add(
 
 
 def replace(
-    connection: Connection, record_id: int, *, document: str, sha256: str, activities: list[dict[str, Any]]
+    connection: Connection,
+    record_id: int,
+    *,
+    dt_from: datetime,
+    dt_to: datetime,
+    timezone: str,
+    user: str | None,
+    document: str,
+    sha256: str,
+    activities: list[dict[str, Any]],
 ) -> None:
-    """Point the record to another document: it was rebuilt."""
+    """Point the record to another document, with what is known of its session now: it was rebuilt."""
     connection.execute(
         update(Record)
         .where(Record.id == record_id)
-        .values(document=document, sha256=sha256, activities=activities, archived_at=None)
+        .values(
+            dt_from=dt_from,
+            dt_to=dt_to,
+            timezone=timezone,
+            user=user,
+            document=document,
+            sha256=sha256,
+            activities=activities,
+            archived_at=None,
+        )
     )
 
 
@@ -76,7 +95,7 @@ def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None
     """The records of those sessions, or all."""
     statement = _RECORDS.order_by(Record.dt_from, Record.id)
     if identifiers is not None:
-        statement = statement.where(Record.session_identifier.in_(identifiers))
+        statement = statement.where(among(Record.session_identifier, identifiers))
     return [RecordRow(*row) for row in connection.execute(statement)]
 
 

@@ -127,7 +127,17 @@ def _take_over(
         if known.sha256 == sha256:
             sessions.set_status(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
             return known.id
-        records.replace(connection, known.id, document=document, sha256=sha256, activities=record.activities)
+        records.replace(
+            connection,
+            known.id,
+            dt_from=record.dt_from,
+            dt_to=record.dt_to,
+            timezone=record.timezone,
+            user=record.user,
+            document=document,
+            sha256=sha256,
+            activities=record.activities,
+        )
         record_id = known.id
     else:
         deliveries.add(connection, record_id, frozen)

@@ -1,5 +1,8 @@
 """Inputs that change after a delivery was brought to an end: late cross-links and rebuilt records."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from nexus_tasks.delivery import archive
@@ -11,6 +14,7 @@ from tests.integration.delivery.by_hand import (
     REBUILT,
     RECORD,
     SESSION,
+    START,
     Deploy,
     attempts_of,
     begun,
@@ -108,6 +112,20 @@ def test_a_rebuilt_record_is_brought_up_to_date_in_place(deploy: Deploy) -> None
         assert plugin.contexts[1].checkpoint is not plugin.contexts[0].checkpoint
     assert send(deployment) == 0
     assert archive.sweep(deployment.engine, deployment.settings) == 1
+
+
+def test_what_was_corrected_about_a_session_goes_with_its_rebuilt_record(deploy: Deploy) -> None:
+    repository = cdcs()
+    deployment = deploy(repository)
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    later = START + timedelta(days=1)
+    corrected = replace(REBUILT, user="corrected", dt_from=later, dt_to=later + timedelta(hours=1), timezone="UTC")
+    hand_over(deployment, corrected)
+    work(deployment, "cdcs")
+    context = repository.contexts[1]
+    assert (context.user, context.dt_from, context.dt_to) == ("corrected", corrected.dt_from, corrected.dt_to)
+    assert str(context.dt_from.tzinfo) == "UTC"
 
 
 def test_a_record_rebuilt_as_it_was_before_arrives_as_it_was_before(deploy: Deploy) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, any_, func, literal_column, or
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.models import Adoptable, Attempt, Delivery, Record, Restore, Run
 from nexus_tasks.db.rows import ALONE_AFTER, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunState, Strategy
@@ -64,10 +65,10 @@ def of_records(connection: Connection, record_ids: Collection[int]) -> list[Reco
     """Those records with all their deliveries, the highest priority first."""
     if not record_ids:
         return []
-    statement = select(Record.id, Record.strategy, Record.sha256).where(Record.id.in_(record_ids))
+    statement = select(Record.id, Record.strategy, Record.sha256).where(among(Record.id, record_ids))
     records = connection.execute(statement.order_by(Record.id)).all()
     deliveries: dict[int, list[DeliveryRow]] = {record.id: [] for record in records}
-    rows = _DELIVERIES.where(Delivery.record_id.in_(record_ids))
+    rows = _DELIVERIES.where(among(Delivery.record_id, record_ids))
     for row in connection.execute(rows.order_by(Delivery.priority.desc(), Delivery.destination)):
         delivery = _delivery_row(row._asdict())
         deliveries[delivery.record_id].append(delivery)

@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 CONNECT_TIMEOUT_S = 5
 SOON_S = 2  # the least that libpq knows
+MISSING = {"42P01": "has no tables of ours", "42703": "is behind this version"}  # undefined_table, undefined_column
 STATEMENT_TIMEOUT_MS = 60_000  # no query of this project takes seconds; a stuck one must not hold a worker
 
 
@@ -63,7 +64,7 @@ def forget_engines_after_fork() -> None:
 def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction: committed at the end, rolled back by an exception.
 
-    Raises `DatabaseError`, in one line, when the server is away or the tables are not there.
+    Raises `DatabaseError`, in one line, when the server is away or the tables are not those of this version.
     """
     try:
         with engine.begin() as connection:
@@ -71,9 +72,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except OperationalError as error:
         _unusable(engine, error)
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) == "42P01":  # undefined_table
+        missing = MISSING.get(getattr(error.orig, "sqlstate", None) or "")
+        if missing is not None:
             place = engine.url.render_as_string(hide_password=True)
-            raise DatabaseError(f"The database {place} has no tables of ours: run `nexus-tasks db upgrade`.") from error
+            raise DatabaseError(f"The database {place} {missing}: run `nexus-tasks db upgrade`.") from error
         raise
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, delete, func, literal, select
 from sqlalchemy.orm import aliased
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.deliveries import UNSETTLED
 from nexus_tasks.db.models import Attempt, Delivery, Record, Run, UploadLog
 from nexus_tasks.states import AttemptState, DeliveryState, RunState
@@ -49,12 +50,14 @@ def runs_to_prune(connection: Connection, older_than: timedelta, after: int, lim
 
 def attempts_of(connection: Connection, run_ids: Collection[int]) -> int:
     """How many attempts go with those runs."""
-    return connection.execute(select(func.count()).select_from(Attempt).where(Attempt.run_id.in_(run_ids))).scalar_one()
+    return connection.execute(
+        select(func.count()).select_from(Attempt).where(among(Attempt.run_id, run_ids))
+    ).scalar_one()
 
 
 def delete_runs(connection: Connection, run_ids: Collection[int]) -> None:
     """Delete runs with their attempts; the rows of the upload log stay."""
-    connection.execute(delete(Run).where(Run.id.in_(run_ids)))
+    connection.execute(delete(Run).where(among(Run.id, run_ids)))
 
 
 def documents_to_prune(connection: Connection, older_than: timedelta, names: Collection[str]) -> list[str]:
@@ -65,7 +68,7 @@ def documents_to_prune(connection: Connection, older_than: timedelta, names: Col
     wanted = select(Delivery.id).where(Delivery.record_id == Record.id, Delivery.state.not_in(DONE_WELL))
     statement = (
         select(Record.document)
-        .where(Record.document.in_(names), Record.archived_at < func.now() - literal(older_than), ~wanted.exists())
+        .where(among(Record.document, names), Record.archived_at < func.now() - literal(older_than), ~wanted.exists())
         .order_by(Record.id)
         .with_for_update(skip_locked=True)
     )

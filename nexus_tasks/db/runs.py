@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, false, func, insert, literal, select, update
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.deliveries import ANY_INTENT, UNSETTLED
 from nexus_tasks.db.models import Attempt, Delivery, Run
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, OverdueRun
@@ -197,7 +198,7 @@ def overdue(connection: Connection) -> list[OverdueRun]:
     )
     found = connection.execute(statement).all()
     attempts: dict[int, list[AttemptRow]] = {row.id: [] for row in found}
-    for row in connection.execute(_ATTEMPTS.where(Attempt.run_id.in_(attempts)).order_by(Attempt.id)):
+    for row in connection.execute(_ATTEMPTS.where(among(Attempt.run_id, attempts)).order_by(Attempt.id)):
         attempts[row.run_id].append(AttemptRow(**row._asdict()))
     return [OverdueRun(row.id, row.record_id, row.kind, tuple(attempts[row.id])) for row in found]
 
@@ -247,7 +248,7 @@ def record_of(connection: Connection, run_id: int) -> int | None:
 
 def attempts_of_records(connection: Connection, record_ids: Sequence[int]) -> list[AttemptRow]:
     """Every attempt at the deliveries of those records, oldest first."""
-    statement = _ATTEMPTS.where(Run.record_id.in_(record_ids)).order_by(Attempt.id)
+    statement = _ATTEMPTS.where(among(Run.record_id, record_ids)).order_by(Attempt.id)
     return [AttemptRow(**row._asdict()) for row in connection.execute(statement)]
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Text, and_, case, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.models import Attempt, Delivery, Run, UploadLog
 from nexus_tasks.states import AttemptState
 
@@ -64,7 +65,7 @@ def answers_of_pruned_attempts(connection: Connection, identifiers: Collection[s
     """How many answers are logged of attempts that are not kept any more, by session and destination."""
     statement = (
         select(UploadLog.session_identifier, UploadLog.destination_name, func.count())
-        .where(UploadLog.session_identifier.in_(identifiers), UploadLog.attempt_id.is_(None))
+        .where(among(UploadLog.session_identifier, identifiers), UploadLog.attempt_id.is_(None))
         .group_by(UploadLog.session_identifier, UploadLog.destination_name)
     )
     return {(row[0], row[1]): row[2] for row in connection.execute(statement)}

@@ -66,6 +66,7 @@ class Person:
     def __post_init__(self) -> None:
         self.web.trust_env = False
         self.web.headers["Authorization"] = f"Token {self.account.token}"
+        self.web.headers["Connection"] = "close"  # one that is kept may be closed over there at this moment
 
     def call(self, method: str, path: str, json: Any = None) -> Any:
         answer = self.web.request(method, f"{self.server.url}/{path}", json=json, timeout=30)

@@ -2,12 +2,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, engine_for_one_use, transaction
 from nexus_tasks.db.migrate import check, head, upgrade
 from nexus_tasks.db.models import Base
@@ -81,6 +83,22 @@ def test_every_check_constraint_of_the_models_is_in_the_database(database_url: s
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT conname FROM pg_constraint WHERE contype = 'c'").fetchall()
     assert {name for (name,) in rows if name.startswith("ck_")} == declared
+
+
+def test_tables_of_others_are_none_of_our_business(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE TABLE celery_taskmeta (id integer PRIMARY KEY)")
+    assert check(database_url) == head()
+
+
+def test_a_query_for_a_column_that_comes_with_an_upgrade_says_so(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE destination DROP COLUMN floor")
+    with (
+        pytest.raises(DatabaseError, match="is behind this version: run `nexus-tasks db upgrade`"),
+        transaction(engine_for_one_use(database_url)) as connection,
+    ):
+        destinations.leave_floor(connection, "cdcs", uuid4())
 
 
 def test_an_empty_database_is_told_to_be_upgraded(empty_database: str) -> None:

@@ -111,7 +111,12 @@ class Settings(BaseSettings):
     """Every setting, with its default; durations are in seconds unless the name says otherwise."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        str_strip_whitespace=True,  # as what is read from NX_SECRETS_DIR: copying adds line breaks
     )
 
     # --- the truth and the conveyor belt
@@ -285,10 +290,21 @@ class Settings(BaseSettings):
     def _broker_scheme(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is None:
             return None
-        known = {"redis", "rediss", "sentinel"}
-        known |= {"amqp", "amqps"} if info.field_name == "NX_BROKER_URL" else {"rpc", "db+postgresql+psycopg"}
+        known = {"redis", "rediss"}
+        # rpc:// keeps no results for chords; sentinel:// needs the name of a master, which no address can carry
+        known |= {"amqp", "amqps"} if info.field_name == "NX_BROKER_URL" else {"db+postgresql+psycopg"}
         if _parts(value.get_secret_value()).scheme not in known:
             msg = f"must start with one of {', '.join(sorted(scheme + '://' for scheme in known))}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("NX_ARCHIVE_URL")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        address = value or ""
+        host = address.partition("://")[2].partition("/")[0]
+        if "@" in address or ":" in host:  # a secret key may hold a slash, which ends the host: its colon is left
+            msg = "must not hold keys, user name or password: put them into NX_ARCHIVE_OPTIONS"
             raise ValueError(msg)
         return value
 

@@ -38,6 +38,14 @@ _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _TO_MEND = {"AuthorizationHeaderMalformed", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "PermanentRedirect"}
 _TIME_CAN_MEND = {"RequestTimeout", "SlowDown", "OperationAborted", "Throttling", "ThrottlingException"}
 
+# What the libraries below s3fs raise when a call got no whole answer, besides OSError.
+_BROKEN_OFF = (
+    ("botocore.exceptions", "HTTPClientError"),
+    ("botocore.exceptions", "ConnectionError"),
+    ("botocore.parsers", "ResponseParserError"),
+    ("aiohttp", "ClientPayloadError"),  # the answer was cut while a file was being read
+)
+
 # What a file system says that every record would meet, with what to do; the rest, a disk's errors, time may mend.
 _FOLDER_TO_MEND = {
     errno.ENOENT: "it is not there: make it, or mount what it is on",
@@ -88,9 +96,10 @@ def check_settings() -> tuple[bool, str | None]:
     return problem is None, problem
 
 
-def open_store(take_turn: Callable[[], None]) -> ArchiveStore:
+def open_store(take_turn: Callable[[], None], was_used: Callable[[], bool]) -> ArchiveStore:
     """The store that the settings name, for one export; `take_turn` is called before each call to it.
 
+    `was_used` tells whether a record was ever archived there: a folder that is empty nevertheless is not written to.
     Raises `ConfigurationError` for settings that cannot be meant so. Nothing is asked of the store yet.
     """
     url = value_of("NX_ARCHIVE_URL")
@@ -99,12 +108,12 @@ def open_store(take_turn: Callable[[], None]) -> ArchiveStore:
         raise ConfigurationError(problem)
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return _Folder(Path(unquote(parts.path)), take_turn)
+        return _Folder(Path(unquote(parts.path)), take_turn, was_used)
     return _ObjectStore(parts.scheme, f"{parts.netloc}{parts.path}".rstrip("/"), _options(), take_turn)
 
 
 def _problem_of_address(url: str) -> str | None:
-    """What is wrong with an address, without repeating any of it: it may hold a password."""
+    """What is wrong with an address, without repeating any of it."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -114,11 +123,6 @@ def _problem_of_address(url: str) -> str | None:
         (
             parts.scheme not in _SCHEMES,
             "NX_ARCHIVE_URL must begin with file:/// (a folder) or s3:// (an object store).",
-        ),
-        (
-            # A secret key may hold a slash, which ends the host for urlsplit: a colon alone tells of credentials.
-            "@" in url or ":" in parts.netloc,
-            "NX_ARCHIVE_URL must not hold keys, user name or password: put them into NX_ARCHIVE_OPTIONS.",
         ),
         (
             "?" in url or "#" in url,
@@ -157,18 +161,26 @@ def _options() -> dict[str, Any]:
 
 
 class _Folder:
-    """A folder of this machine's file systems. It is never made: an unmounted disk would fill the one below it."""
+    """A folder of this machine's file systems.
 
-    def __init__(self, root: Path, take_turn: Callable[[], None]) -> None:
+    It is never made, and not filled when what was kept in it is gone: an unmounted disk would fill the one below it.
+    """
+
+    def __init__(self, root: Path, take_turn: Callable[[], None], was_used: Callable[[], bool]) -> None:
         self._root = root
         self._take_turn = take_turn
+        self._was_used = was_used
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `ArchiveStore.sizes`."""
 
         def look() -> dict[str, int]:
-            with os.scandir(self._root):  # raises when it is not there, while `folder` need not be
-                pass
+            # Raises without the root, while `folder` need not be there. Twice: others may just have begun to use it.
+            if self._is_empty() and self._was_used() and self._is_empty():
+                raise ConfigurationError(
+                    f"There is something to mend with the archive's folder {self._root}: it is empty although records "
+                    "were archived there. Mount what it is on; if it was emptied on purpose, put any file there."
+                )
             try:
                 with os.scandir(self._root / folder) as entries:
                     return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
@@ -214,6 +226,10 @@ class _Folder:
             Check("readable", partial(allowed, os.R_OK, "read")),
             Check("writable", partial(allowed, os.W_OK, "write to")),
         ]
+
+    def _is_empty(self) -> bool:
+        with os.scandir(self._root) as entries:
+            return next(entries, None) is None
 
     def _call(self, function: Callable[[], T]) -> T:
         self._take_turn()
@@ -415,11 +431,8 @@ def _no_bucket() -> ExportError:
 
 def _broken_off() -> tuple[type[BaseException], ...]:
     """The errors of calls that got no whole answer."""
-    if not _is_installed("botocore"):
-        return (OSError,)
-    of_botocore = importlib.import_module("botocore.exceptions")
-    parsers = importlib.import_module("botocore.parsers")
-    return (OSError, of_botocore.HTTPClientError, of_botocore.ConnectionError, parsers.ResponseParserError)
+    there = [(module, name) for module, name in _BROKEN_OFF if _is_installed(module.partition(".")[0])]
+    return (OSError, *(getattr(importlib.import_module(module), name) for module, name in there))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,11 +8,14 @@ which certificates are trusted is said by `NX_CA_BUNDLE`.
 import contextlib
 import logging
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -23,7 +26,15 @@ from nexus_tasks import __version__
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, TransientError
 from nexus_tasks.exporters.http_deadline import Deadline, DeadlineAdapter
-from nexus_tasks.exporters.http_failures import Answer, Call, Service, broken_call, did_not_answer, refusal
+from nexus_tasks.exporters.http_failures import (
+    Answer,
+    Call,
+    Service,
+    broken_call,
+    did_not_answer,
+    refusal,
+    unsendable_credentials,
+)
 
 UPLOAD_BYTES_PER_SECOND = 1_000_000  # a larger body gets this much more time
 LONGEST_IDLE = 30.0  # seconds; a firewall may have forgotten an older connection, and a write on it would hang
@@ -76,7 +87,7 @@ class ServiceSession:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         json: Any = None,
         data: bytes | Mapping[str, str] | None = None,
         files: Mapping[str, tuple[str, bytes, str]] | None = None,
@@ -88,15 +99,19 @@ class ServiceSession:
         `writes` says that the call changes something, which every method but GET and HEAD is taken to do: such a call
         is never redirected. Other calls follow a redirect on the same host. Raises `TransientError` or
         `ConfigurationError` when there is no whole answer. `json`, `data` and `files` are as requests has them; files
-        are given as bytes, so that a second try sends them again.
+        are given as bytes, so that a second try sends them again. `params` that hold for a short while only are given
+        as a function, which is called after the wait for the call's turn.
         """
         call = Call(self.service, method, path)
+        unsendable = unsendable_credentials(self._headers, call)
+        if unsendable is not None:
+            raise unsendable
         if writes is None:
             writes = method not in {"GET", "HEAD"}
         request = requests.Request(
             method,
             self._base_url + path.lstrip("/"),
-            params=params,
+            params=None if callable(params) else params,
             json=json,
             data=data,
             files=files,
@@ -110,6 +125,8 @@ class ServiceSession:
             check = _before_call.get()
             if check is not None:
                 check(writes)
+            if callable(params):
+                prepared.prepare_url(prepared.url, params())
             with Deadline(call_deadline(_length(prepared.body))) as deadline:
                 for _ in range(MOST_REDIRECTS):
                     answer = self._send(prepared, call, deadline)
@@ -191,9 +208,26 @@ def _certificates() -> str | bool:
     bundle = get_settings().NX_CA_BUNDLE
     if bundle is None:
         return True
-    if not bundle.exists():
-        raise ConfigurationError(f"NX_CA_BUNDLE names a file that is not there: {bundle}.")
+    try:
+        bundle.stat()
+        _load_once(bundle)
+    except FileNotFoundError:
+        raise ConfigurationError(f"NX_CA_BUNDLE names a file that is not there: {bundle}.") from None
+    except ssl.SSLError:
+        raise ConfigurationError(f"NX_CA_BUNDLE holds no certificates in PEM format: {bundle}.") from None
+    except OSError as error:
+        raise ConfigurationError(f"NX_CA_BUNDLE cannot be read ({error.strerror}): {bundle}.") from None
     return str(bundle)
+
+
+@lru_cache(maxsize=1)
+def _load_once(bundle: Path) -> None:
+    """Have `bundle` loaded as a call would; raises `OSError`, and `ssl.SSLError` when it holds no certificates."""
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not bundle.is_dir():
+        trusted.load_verify_locations(cafile=bundle)
+    elif not any(bundle.iterdir()):  # which is loaded without complaint, and nothing is trusted then
+        raise ssl.SSLError(f"{bundle} is empty")
 
 
 def _read(response: requests.Response) -> bytes | None:

@@ -23,6 +23,7 @@ LONGEST_MESSAGE = 300  # characters of a service's own words that a message repe
 _WAITABLE = {408, 425, 429}
 _BLOCKS = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAGS = re.compile(r"<[^>]*>")
+_SENDABLE = re.compile(r"(?!\s)[\t\x20-\x7e\x80-\xff]*")  # what a header's value can be
 _QUERIES = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*")
 
 
@@ -61,9 +62,19 @@ _BROKEN_CALLS: tuple[tuple[tuple[type[BaseException], ...], type[ExportError], s
     ),
     ((requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError), TransientError, _DID_NOT_ANSWER),
     (
-        (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema),
+        (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.MissingSchema,
+            requests.exceptions.InvalidSchema,
+            urllib3.exceptions.LocationValueError,
+        ),
         ConfigurationError,
         "The address of {name} is not usable ({call}): check {setting}.",
+    ),
+    (
+        (requests.exceptions.InvalidHeader, UnicodeEncodeError),
+        PermanentError,
+        "A header of this record holds what cannot be sent to {name} ({call}); nothing was sent.",
     ),
 )
 
@@ -190,6 +201,17 @@ def wrong_address(answer: Answer) -> ConfigurationError:
     return ConfigurationError(
         f"There is no {service.name} at the address that was called ({answer.status} to {answer.call}): "
         f"check {service.url_setting}."
+    )
+
+
+def unsendable_credentials(headers: Mapping[str, str], call: Call) -> ConfigurationError | None:
+    """What it means that `headers`, which go with every call, cannot be sent; None when they can."""
+    if all(_SENDABLE.fullmatch(value) for value in headers.values()):
+        return None
+    service = call.service
+    return ConfigurationError(
+        f"The credentials of {service.name} hold a line break, or a dash, a quote or the like that is not plain text, "
+        f"and cannot be sent ({call}): check {service.credential_settings}."
     )
 
 

@@ -165,7 +165,9 @@ def test_another_strategy_is_refused_with_the_ones_there_are(configure: SetAll) 
         ("NX_DATABASE_URL", "mysql://nexus:of-the-lab@127.0.0.1/nexus"),
         ("NX_DATABASE_URL", "host=127.0.0.1 password=of-the-lab"),
         ("NX_BROKER_URL", "https://guest:of-the-lab@127.0.0.1"),
+        ("NX_BROKER_URL", "sentinel://:of-the-lab@127.0.0.1:26379"),
         ("NX_RESULT_BACKEND_URL", "amqp://guest:of-the-lab@127.0.0.1"),
+        ("NX_RESULT_BACKEND_URL", "rpc://guest:of-the-lab@127.0.0.1"),
         ("NX_RETRY_DELAYS", "of-the-lab"),
         ("NX_RETRY_DELAYS", "60,-1"),
         ("NX_TRIES", "0"),
@@ -222,6 +224,26 @@ def test_each_wrong_setting_has_its_own_line(configure: SetAll) -> None:
 def test_the_address_of_a_service_holds_no_password(configure: SetAll, name: str, address: str) -> None:
     message = refusal_of(**{name: address})
     assert message == f"{name} must not hold a user name or password."
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://key:s3cret@bucket/records",
+        "s3://key:s3cret/with/slashes@bucket/records",
+        "s3://key:s3cret/without/bucket",
+        "s3://key:s3[cret@bucket",
+        "s3://s3cret@bucket",
+    ],
+)
+def test_the_address_of_the_archive_holds_no_keys(configure: SetAll, address: str) -> None:
+    message = refusal_of(NX_ARCHIVE_URL=address)
+    assert message == "NX_ARCHIVE_URL must not hold keys, user name or password: put them into NX_ARCHIVE_OPTIONS."
+
+
+@pytest.mark.parametrize("address", ["file:///srv/nexus/archive", "s3://bucket/2026:records", "", "s3://[bucket"])
+def test_another_address_of_the_archive_is_left_to_it(configure: SetAll, address: str) -> None:
+    assert load_settings(NX_ARCHIVE_URL=address).NX_ARCHIVE_URL == (address or None)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -299,6 +321,18 @@ def test_an_empty_optional_setting_counts_as_not_set(configure: SetAll, name: st
 def test_an_empty_setting_has_its_default(configure: SetAll, name: str) -> None:
     configure(**{name: ""})
     assert getattr(get_settings(), name) == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_white_space_around_a_secret_is_not_part_of_it(configure: SetAll, name: str) -> None:
+    configure(**{name: f" {SECRETS[name]}\r\n"})
+    assert getattr(get_settings(), name).get_secret_value() == SECRETS[name]
+
+
+def test_white_space_around_an_address_and_a_text_is_not_part_of_it(configure: SetAll) -> None:
+    configure(NX_CDCS_URL="https://cdcs.example.org/\n", NX_LABARCHIVES_ACCESS_KEY_ID=" akid\t")
+    assert get_settings().NX_CDCS_URL == "https://cdcs.example.org"
+    assert get_settings().NX_LABARCHIVES_ACCESS_KEY_ID == "akid"
 
 
 def test_folders_are_under_the_data_path_unless_named(configure: SetAll) -> None:

@@ -6,6 +6,7 @@ or `content`; such a site ignores the other name, without an error when a record
 """
 
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,24 +22,13 @@ _WORKSPACES = "rest/workspace/read_access/"
 _DOCUMENT = "xml_content"
 _DOCUMENT_ELSEWHERE = "content"  # its name where the site has given up the older one
 _PASSWORD_BYTES = 32
-# What CDCS passes on of its database or queue being away. Whatever else a JSON 500 says is about the record.
-_BACKEND_IS_AWAY = (
-    "server closed the connection",
-    "connection refused",
-    "connection already closed",
-    "connection is closed",
-    "connection timed out",
-    "connection to server",
-    "could not connect",
-    "terminating connection",
-    "lost connection",
-    "database connection",
-    "database is locked",
-    "database system is",
-    "deadlock detected",
-    "too many clients",
-    "connection slots",
-    "error 111 connecting",
+# What a 500 says about a document: of its XML, its size, or the rights to it. Whatever else it says is about what CDCS
+# itself needs, such as its database, its queue or its disk.
+_ABOUT_THE_RECORD = re.compile(
+    r"\bxml(?!_)|\bxsd\b|\bline \d+, column \d+|\belement\b|(?<!no )\battribute '|\bcvc-|\bNUL\b"
+    r"|\btsvector\b|\btoo long for type\b|\bindex row\b|\bdocument too large\b|\brequest body exceeded\b"
+    r"|\benough rights\b|\bnot have the permission\b",
+    re.IGNORECASE,
 )
 # Of the user: no right to publish at all, and none to write into a workspace that is not public.
 _NO_RIGHT = ("rights to publish", "permission to write into this workspace")
@@ -84,6 +74,11 @@ class CdcsApi:
             answer = self._session.call("POST", "rest/data/", json=record | {self._field: xml})
         if answer.status == 400 and _is_about_ids(answer):
             raise IdsRefusedError(answer.message)
+        if self._only_this_is_refused(answer):
+            raise PermanentError(
+                f"CDCS takes the token, but does not let us make this record ({answer.status}): does something on the "
+                f"way to it, such as a proxy, refuse the document? It says: {answer.message}"
+            )
         if answer.status != 201:
             raise _refusal(answer)
         return _made_id(answer, "record")
@@ -97,8 +92,7 @@ class CdcsApi:
             answer = self._session.call("PATCH", path, json={"title": title, self._field: xml})
         if answer.status == 200:
             return
-        # A call that has nothing to do with the record tells whether the token is refused, or only the change.
-        if answer.status in {401, 403} and self._session.call("GET", _WORKSPACES).status == 200:
+        if self._only_this_is_refused(answer):
             raise PermanentError(
                 f"CDCS does not let the token's user change record {record_id} ({answer.status}): does it belong to "
                 f"somebody else? It says: {answer.message}"
@@ -227,6 +221,10 @@ class CdcsApi:
         found = _list_of(self._session.call("GET", "rest/workspace/write_access/"))
         return any(str(workspace.get("id")) == workspace_id for workspace in found)
 
+    def _only_this_is_refused(self, answer: Answer) -> bool:
+        """Whether a call that has nothing to do with the record is let in, where this one was not."""
+        return answer.status in {401, 403} and self._session.call("GET", _WORKSPACES).status == 200
+
     @property
     def _field(self) -> str:
         return self._memory.get(self._field_key) or _DOCUMENT
@@ -314,15 +312,18 @@ def _complaint(answer: Answer) -> Any:
 
 
 def _refusal(answer: Answer) -> ExportError:
-    """CDCS answers 500 both when it is broken and when it refuses a record: its JSON tells which."""
+    """CDCS answers 500 both when it is broken and when it refuses a record: its JSON tells which.
+
+    What it does not say in known words is taken to pass: the answer may have got lost after the record was saved, and
+    a record that is refused after all fails when its tries are used up.
+    """
     said = answer.message
-    if answer.status != 500 or not answer.is_json or not said:
-        return refusal(answer)
-    if any(words in said.lower() for words in _BACKEND_IS_AWAY):
-        return TransientError(f"CDCS has lost something it needs ({answer.call}). It says: {said}", answer.retry_after)
-    if any(words in said.lower() for words in _NO_RIGHT):
-        return ConfigurationError(
-            "CDCS does not let the token's user publish to the workspace: check NX_CDCS_WORKSPACE_TITLE and the "
-            f"user's rights. It says: {said}"
-        )
-    return PermanentError(f"CDCS refused the record ({answer.call}). It says: {said}")
+    if answer.status == 500 and answer.is_json:
+        if any(words in said.lower() for words in _NO_RIGHT):
+            return ConfigurationError(
+                "CDCS does not let the token's user publish to the workspace: check NX_CDCS_WORKSPACE_TITLE and the "
+                f"user's rights. It says: {said}"
+            )
+        if _ABOUT_THE_RECORD.search(said):
+            return PermanentError(f"CDCS refused the record ({answer.call}). It says: {said}")
+    return refusal(answer)

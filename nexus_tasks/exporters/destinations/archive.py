@@ -57,7 +57,7 @@ class ArchiveDestination:
 
     def checks(self) -> Sequence[Check]:
         """See `ExportDestination`."""
-        return open_store(lambda: None).checks()
+        return open_store(lambda: None, lambda: False).checks()
 
     def export(self, context: ExportContext) -> ExportResult:
         """See `ExportDestination.export`."""
@@ -66,14 +66,19 @@ class ArchiveDestination:
 
     def _export(self, context: ExportContext) -> ExportResult:
         folder = folder_of(context.session_identifier)
-        store, manifest_name = open_store(context.take_turn), f"{folder}/{MANIFEST}"
-        step = f"manifest below {value_of('NX_ARCHIVE_URL')}"  # elsewhere a record is archived anew
+        place = f"below {value_of('NX_ARCHIVE_URL')}"
+        step, used = f"manifest {place}", f"records {place}"  # elsewhere a record is archived anew
+
+        def was_used() -> bool:
+            return context.checkpoint.get(step) is not None or context.shared.get(used) is not None
+
+        store, manifest_name = open_store(context.take_turn, was_used), f"{folder}/{MANIFEST}"
         sizes = store.sizes(folder)
         there = _manifest_there(store, manifest_name, context) if MANIFEST in sizes else None
         if there is None and context.checkpoint.get(step) is not None:
             raise GoneError(f"The archive's folder {folder} has no manifest any more: somebody has taken it away.")
         session = _SessionFolder(store, folder, sizes)
-        wanted = _manifest(context, session)
+        wanted = _manifest(context, session, there)
         if there is not None:
             wanted = _following(there, wanted)
         done: Done = "unchanged"
@@ -84,6 +89,7 @@ class ArchiveDestination:
             done = "updated"
         # Nothing is asked here. It stands for "this was there once": what is taken away later is not put back unasked.
         context.checkpoint.create(step, lambda: folder, find=lambda: folder)
+        context.shared.create(used, lambda: place, find=lambda: place)
         return ExportResult(
             success=True,
             destination_name=self.name,
@@ -118,15 +124,19 @@ class _SessionFolder:
             self.written += 1
         return {"name": name, "sha256": sha256, "size": len(content)}
 
-    def keep_preview(self, preview: Path | None) -> dict[str, Any] | None:
-        """As `keep`; None for a preview that there is not."""
+    def keep_preview(self, preview: Path | None, named: Any) -> dict[str, Any] | None:
+        """As `keep`; None for a preview that there is not.
+
+        `named` is what the manifest there says of it, if anything: it goes on saying so while the picture is in the
+        folder, although it may be gone from the disk that it came from.
+        """
         if preview is None:
             return None
         try:
             content = preview.read_bytes()
         except FileNotFoundError:
             self.missing.append(preview.name)
-            return None
+            return named if self._holds(named) else None
         except OSError as error:
             reason = error.strerror or type(error).__name__
         else:
@@ -134,10 +144,14 @@ class _SessionFolder:
             return self.keep(stem or "preview", _UNSAFE.sub("", preview.suffix.lower()), content)
         raise TransientError(f"The preview {preview} cannot be read ({reason}): make it readable for the workers.")
 
+    def _holds(self, named: Any) -> bool:
+        return isinstance(named, dict) and self.sizes.get(str(named.get("name")), -1) == named.get("size")
 
-def _manifest(context: ExportContext, session: _SessionFolder) -> Manifest:
-    """What is to be said of a session, whose files are in its folder when this returns."""
+
+def _manifest(context: ExportContext, session: _SessionFolder, there: Manifest | None) -> Manifest:
+    """What is to be said of a session, whose files are in its folder when this returns; `there` is what is said now."""
     record = session.keep(record_title(context), ".xml", read_record(context))
+    said = there.get("activities") if there is not None and there.get("record") == record else None
     links = {
         name: {"id": result.record_id, "url": result.record_url}
         for name, result in sorted(context.previous_results.items())
@@ -156,18 +170,30 @@ def _manifest(context: ExportContext, session: _SessionFolder) -> Manifest:
         },
         "links": links,
         "record": record,
-        "activities": [_activity(activity, session) for activity in context.activities],
+        "activities": [
+            _activity(activity, session, _at(said, number)) for number, activity in enumerate(context.activities)
+        ],
         "earlier": [],
     }
 
 
-def _activity(activity: Activity, session: _SessionFolder) -> dict[str, Any]:
+def _activity(activity: Activity, session: _SessionFolder, said: Any) -> dict[str, Any]:
+    """What is to be said of an activity; `said` is what the manifest there says of the same one, if anything."""
     root = get_settings().NX_INSTRUMENT_DATA_PATH
     shown = [file.relative_to(root) if root and file.is_relative_to(root) else file for file in activity.files]
+    files = [file.as_posix() for file in shown]
+    named = said.get("previews") if isinstance(said, dict) and said.get("files") == files else None
     return {
-        "files": [file.as_posix() for file in shown],  # not copied: they stay where the instrument put them
-        "previews": [session.keep_preview(preview) for preview in activity.previews],
+        "files": files,  # not copied: they stay where the instrument put them
+        "previews": [
+            session.keep_preview(preview, _at(named, number)) for number, preview in enumerate(activity.previews)
+        ],
     }
+
+
+def _at(values: Any, number: int) -> Any:
+    """One of the values of a list in a manifest, which people may have changed; None without it."""
+    return values[number] if isinstance(values, list) and number < len(values) else None
 
 
 def _manifest_there(store: ArchiveStore, name: str, context: ExportContext) -> Manifest | None:

@@ -121,7 +121,7 @@ class ELabFTWDestination:
 
 
 def _find_experiment(api: ELabFTWApi, wanted: WantedExperiment, *, by_title: bool) -> Found | None:
-    """The oldest experiment that carries the session's identifier in its field.
+    """The oldest live experiment that carries the session's identifier in its field.
 
     `by_title`: before 5.2 an experiment has no fields until its PATCH, so one without any is known by its title, if
     that holds the whole identifier.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
-from nexus_tasks.exporters.gone import GoneError
+from nexus_tasks.exporters.gone import GoneError, PartGoneError
 from nexus_tasks.exporters.http import open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
 
@@ -121,18 +121,24 @@ class ELabFTWApi:
                 "eLabFTW does not know the category or the status that it was given: check "
                 "NX_ELABFTW_EXPERIMENT_CATEGORY and NX_ELABFTW_EXPERIMENT_STATUS."
             )
+        if self._only_this_is_refused(answer):
+            said = f" It says: {answer.message}" if answer.message else ""
+            raise PermanentError(
+                f"eLabFTW takes the key, but does not let us make this experiment ({answer.status}): does something on "
+                f"the way to it, such as a proxy, refuse the summary?{said}"
+            )
         meaning = _meaning(answer)
         if answer.status == 400 and isinstance(meaning, PermanentError):
             raise ExperimentRefusedError(str(meaning))
         raise meaning
 
     def with_session(self, session_identifier: str) -> list[dict[str, Any]]:
-        """The experiments whose field `Session ID` is this one, character by character, the oldest first."""
+        """The live experiments whose field `Session ID` is this one, character by character, the oldest first."""
         wanted = f'extrafield:s:"{SESSION_FIELD}":"{_searchable(session_identifier)}"'
         return [found for found in self._search("extended", wanted) if session_of(found) == session_identifier]
 
     def with_title(self, title: str) -> list[dict[str, Any]]:
-        """The experiments with this title, character by character, the oldest first."""
+        """The live experiments with this title, character by character, the oldest first."""
         return [found for found in self._search("q", _searchable(title)) if found.get("title") == title]
 
     def read(self, experiment_id: str) -> dict[str, Any]:
@@ -177,7 +183,7 @@ class ELabFTWApi:
         which takes another call. A replacement loses its comment in eLabFTW.
         """
         if instead_of is not None and all(each.identifier != instead_of for each in self.uploads(experiment_id)):
-            raise GoneError(
+            raise PartGoneError(
                 f"The file that was attached to experiment {experiment_id} (upload {instead_of}) is not there any more "
                 "in eLabFTW: it was deleted or archived."
             )
@@ -200,10 +206,15 @@ class ELabFTWApi:
         return told
 
     def _search(self, kind: str, wanted: str) -> list[dict[str, Any]]:
-        """All that the key's user can read and that a search finds, archived ones included, the oldest first."""
+        """All that the key's user can read and that a search finds, the oldest first.
+
+        What people have archived is left out, as eLabFTW leaves out what they have deleted. An export that remembers
+        either does not make it again; one that does not, as after `retry --recreate`, shall find only what is in use.
+        """
         found: list[dict[str, Any]] = []
         for page in range(MOST_PAGES):
-            parameters = {"scope": "3", "state": "1,2", "limit": str(PAGE), "offset": str(page * PAGE), kind: wanted}
+            window = {"limit": str(PAGE), "offset": str(page * PAGE)}
+            parameters = {"scope": "3", "state": str(NORMAL), kind: wanted, **window}
             answer = self._session.call("GET", "api/v2/experiments", params=parameters)
             if answer.status != 200:
                 raise refusal(answer)
@@ -221,17 +232,16 @@ class ELabFTWApi:
         said = f" It says: {answer.message}" if answer.message else ""
         if answer.status in {404, 422}:
             return _gone(answer, experiment_id)
-        meaning = _meaning(answer)
-        if (
-            isinstance(meaning, ConfigurationError)
-            and answer.status in {401, 403}
-            and self._session.call("GET", "api/v2/info").status == 200
-        ):
+        if self._only_this_is_refused(answer):
             return PermanentError(
                 f"eLabFTW does not let us change experiment {experiment_id} ({answer.status}): is it locked, or "
                 f"somebody else's?{said}"
             )
-        return meaning
+        return _meaning(answer)
+
+    def _only_this_is_refused(self, answer: Answer) -> bool:
+        """Whether a call that has nothing to do with the experiment is let in, where this one was not."""
+        return answer.status in {401, 403} and self._session.call("GET", "api/v2/info").status == 200
 
 
 def release_of(answer: Answer) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
-from nexus_tasks.exporters.gone import GoneError
+from nexus_tasks.exporters.gone import GoneError, PartGoneError
 from nexus_tasks.exporters.http import open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
 from nexus_tasks.exporters.labarchives.signature import signed, without_signature
@@ -35,6 +35,7 @@ _TO_MEND = {
 }
 _TOO_BIG = "4521"
 _ROOTS = {"tree-tools", "entries", "users"}  # of answers that are no error: the classes of the calls
+_OF_ENTRIES = {"entries/update_entry", "entries/update_attachment"}  # calls about a part of what a record has there
 _NOT_THERE = 404
 _TOO_BIG_FOR_THE_SERVER = 413
 _LONGEST_CODE = 8  # digits; LabArchives's have four
@@ -184,11 +185,11 @@ class LabArchivesApi:
         return int(size)
 
     def update_entry(self, eid: str, content: str) -> None:
-        """Put `content` (HTML) in the place of what a text entry shows; raises `GoneError` without that entry."""
+        """Put `content` (HTML) in the place of what a text entry shows; raises `PartGoneError` without that entry."""
         self._call("POST", "entries/update_entry", {"eid": eid}, form={"entry_data": content}, writes=True)
 
     def update_attachment(self, eid: str, name: str, content: bytes, caption: str) -> None:
-        """Put a file in the place of what an entry holds; raises `GoneError` without that entry."""
+        """Put a file in the place of what an entry holds; raises `PartGoneError` without that entry."""
         parameters = {"eid": eid, "filename": name, "caption": caption}
         self._call("POST", "entries/update_attachment", parameters, content=content, writes=True)
 
@@ -221,11 +222,27 @@ class LabArchivesApi:
         writes: bool = False,
     ) -> etree._Element:
         answer = self._answer(method, path, parameters, form=form, content=content, writes=writes)
+        carried = content if content is not None else "".join((form or {}).values()).encode()
+        if carried and self._only_this_is_refused(answer):
+            words = _without_signature(answer).message
+            raise PermanentError(
+                f"LabArchives lets us in, but refused what {answer.call} carries ({answer.status}): does something on "
+                f"the way to it, such as a proxy, refuse the content?{f' It says: {words}' if words else ''}"
+            )
         try:
             return _checked_or_later(answer)
         except TooBigError as error:
-            sent = len(content if content is not None else "".join((form or {}).values()).encode())
-            raise TooBigError(f"{error} It has {sent / 1e6:,.1f} MB.") from None
+            raise TooBigError(f"{error} It has {len(carried) / 1e6:,.1f} MB.") from None
+
+    def _only_this_is_refused(self, answer: Answer) -> bool:
+        """Whether a call that has nothing to do with any record is let in, where this one was not."""
+        if answer.status not in {401, 403} or _names_a_setting(answer):
+            return False
+        try:
+            self._call("GET", "users/user_info_via_id", {})
+        except (ConfigurationError, PermanentError):
+            return False
+        return True
 
     def _answer(
         self,
@@ -238,12 +255,19 @@ class LabArchivesApi:
         writes: bool = False,
     ) -> Answer:
         account = self._account
-        signing = signed(account.access_key_id, path.rpartition("/")[2], int(time.time() * 1000), account.password)
+        signing: dict[str, str] = {}
+
+        def sign() -> dict[str, str]:
+            """Not before the call's turn has come, for which it may wait longer than a signature holds."""
+            now = int(time.time() * 1000)
+            signing.update(signed(account.access_key_id, path.rpartition("/")[2], now, account.password))
+            return {**signing, "uid": account.user_id, **parameters}
+
         try:
             answer = self._session.call(
                 method,
                 path,
-                params={**signing, "uid": account.user_id, **parameters},
+                params=sign,
                 data=form if content is None else content,
                 headers={} if content is None else {"Content-Type": "application/octet-stream"},
                 writes=writes,
@@ -307,6 +331,13 @@ def _problem(tree: etree._Element) -> tuple[str, str] | None:
     return None
 
 
+def _names_a_setting(answer: Answer) -> bool:
+    """Whether an error says by its code which setting is wrong, for every record."""
+    tree = _parsed(answer)
+    problem = None if tree is None else _problem(tree)
+    return problem is not None and problem[0] in _TO_MEND
+
+
 def _meaning(answer: Answer, code: str, description: str) -> ExportError:
     said = plain_message(without_signature(description, answer.secrets)).rstrip(".")
     known_code = code if code.isdecimal() and len(code) <= _LONGEST_CODE else ""
@@ -317,7 +348,8 @@ def _meaning(answer: Answer, code: str, description: str) -> ExportError:
     if code == _TOO_BIG or answer.status == _TOO_BIG_FOR_THE_SERVER:
         return _too_big(what)
     if answer.status == _NOT_THERE:
-        return GoneError(f"{what}: it is not there (404).")
+        gone = PartGoneError if answer.call.path in _OF_ENTRIES else GoneError
+        return gone(f"{what}: it is not there (404).")
     if 400 <= answer.status < 500:  # its terms: such a call must not be repeated, whatever the code
         return refusal(replace(answer, body=f"{known_code} {said}".strip().encode()))
     if code in _TIME_CAN_MEND or answer.status != 200:

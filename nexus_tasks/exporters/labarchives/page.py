@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext
-from nexus_tasks.exporters.gone import GoneError
+from nexus_tasks.exporters.gone import PartGoneError
 from nexus_tasks.exporters.html_summary import identifying_text, render_note, render_summary, whole_document
 from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.labarchives.api import LabArchivesApi, TooBigError
@@ -106,7 +106,7 @@ class RecordPage:
         for entry in self._api.get_entries_for_page(self._notebook, self._page):
             if entry.eid == held.identifier:
                 return visible(entry.text)
-        raise GoneError("The summary is not on its LabArchives page any more: it was deleted or moved there.")
+        raise PartGoneError("The summary is not on its LabArchives page any more: it was deleted or moved there.")
 
     def _add_note(self, note: str) -> None:
         """Say below people's text that the record has changed; once for each content."""

@@ -33,6 +33,7 @@ class ObjectStore:
         self.calls: list[str] = []
         self.fault: Fault | None = None
         self._answers_to_lose, self._whose = 0, ""
+        self._answers_to_cut, self._cut_whose = 0, ""
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 
     def __enter__(self) -> Self:
@@ -66,7 +67,7 @@ class ObjectStore:
 
     def reset(self) -> None:
         """An empty bucket, and nothing going wrong; the users stay."""
-        self.fault, self._answers_to_lose = None, 0
+        self.fault, self._answers_to_lose, self._answers_to_cut = None, 0, 0
         self._backend.reset()
         self._backend.create_bucket(BUCKET, "us-east-1")
         self.calls.clear()
@@ -91,6 +92,10 @@ class ObjectStore:
     def lose_answers(self, number: int, name: str = "") -> None:
         """Carry out so many writes of what `name` ends the key of, and answer nothing of use."""
         self._answers_to_lose, self._whose = number, name
+
+    def cut_answers(self, number: int, name: str = "") -> None:
+        """Break off so many readings, of what `name` ends the path of, in the middle of the answer."""
+        self._answers_to_cut, self._cut_whose = number, name
 
     @property
     def writes(self) -> list[str]:
@@ -124,6 +129,10 @@ class ObjectStore:
                 list(app(environ, lambda *_: None))
                 start_response("504 Gateway Timeout", [("Content-Type", "text/html")])
                 return [b"<html>504</html>"]
+            if method == "GET" and self._answers_to_cut and path.endswith(self._cut_whose):
+                self._answers_to_cut -= 1
+                content = b"".join(app(environ, start_response))  # which has promised the whole length
+                return [content[: len(content) // 2]]
             return app(environ, start_response)
 
         return answer

@@ -169,6 +169,17 @@ def test_a_lost_answer_doubles_nothing(
     assert len(content_writes) == len(set(content_writes)) == 3  # what arrived is not sent again
 
 
+@pytest.mark.parametrize("name", ["", MANIFEST], ids=["the listing", "a file"])
+def test_an_answer_that_is_cut_in_the_middle_is_something_that_time_can_mend(
+    archive: ArchiveDestination, store: "ObjectStore", record: ExportContext, name: str
+) -> None:
+    archive.export(record)
+    store.cut_answers(1, name=name)
+    with pytest.raises(TransientError, match="broke off before its answer was complete"):
+        archive.export(record)
+    assert archive.export(record).metadata["done"] == "unchanged"
+
+
 def test_a_missing_bucket_is_something_to_mend(
     archive: ArchiveDestination, store: "ObjectStore", record: ExportContext, configure: Callable[..., None]
 ) -> None:

@@ -20,6 +20,7 @@ from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.exporters.written_text import visible, without_white_space
 from nexus_tasks.sandbox.services import StandIns
 from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY, Elabftw
+from nexus_tasks.sandbox.services.faults import Fault
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 from tests.integration.exporters.conftest import (
@@ -334,10 +335,34 @@ def test_an_experiment_that_is_gone_is_made_again_only_when_asked(
     else:
         context.xml_file_path.write_bytes(record_xml(SESSION, "second"))
     command = f"nexus-tasks retry {SESSION} --destination elabftw --recreate"
-    with pytest.raises(PermanentError, match=f"deleted or archived.*{command}"):
+    with pytest.raises(PermanentError, match=f"deleted or archived.*{command}") as caught:
         elabftw.export(context)
+    assert "What is left" not in str(caught.value)
     assert len(elabftw.objects) == 1
     assert elabftw.export(again(context)).metadata["done"] == "created"  # as --recreate does
+
+
+@pytest.mark.parametrize("name", ["504 after saving", "503 before saving"])
+def test_an_archived_experiment_does_not_stand_in_the_way_of_a_new_one(
+    elabftw: Destination, context: ExportContext, people: People, name: str
+) -> None:
+    archived = elabftw.export(context).record_id or ""
+    people.change(archived, state=2)
+    recreated = again(context)
+    elabftw.fail(recreated, fault(name, "POST", "/experiments$"))
+    result = elabftw.export(recreated)  # looks up first what the lost call has made
+    assert [(each["id"], each["state"]) for each in elabftw.objects] == [(int(archived), 2), (int(archived) + 1, 1)]
+    assert result.record_id == str(int(archived) + 1)
+
+
+def test_a_refused_tag_is_told_although_an_experiment_of_the_session_is_archived(
+    elabftw: Destination, context: ExportContext, people: People
+) -> None:
+    people.change(people.add(SESSION), state=2)
+    refusal = {"kind": "status", "status": 400, "body": '{"code": 400, "message": "Tag refused"}', "method": "POST"}
+    elabftw.server.faults.replace([Fault.from_json({**refusal, "path": "/experiments$", "times": 1})])
+    with pytest.raises(PermanentError, match="Tag refused"):
+        elabftw.export(context)
 
 
 def test_a_file_that_people_have_deleted_is_made_again_only_when_asked(
@@ -346,7 +371,7 @@ def test_a_file_that_people_have_deleted_is_made_again_only_when_asked(
     result = elabftw.export(context)
     people.web.delete(f"{people.base}/{result.record_id}/uploads/{result.metadata['upload_id']}")
     rebuild(context)
-    with pytest.raises(PermanentError, match="--recreate"):
+    with pytest.raises(PermanentError, match=r"What is left would stay beside a new one: delete .* --recreate"):
         elabftw.export(context)
 
 

@@ -283,8 +283,10 @@ def test_what_people_have_deleted_is_made_again_only_when_asked(
         del state._entries[result.metadata[f"{what}_entry_id"]]
     rebuild(context)
     count = len(labarchives.objects)
-    with pytest.raises(PermanentError, match=f"nexus-tasks retry {SESSION} --destination labarchives --recreate"):
+    command = f"nexus-tasks retry {SESSION} --destination labarchives --recreate"
+    with pytest.raises(PermanentError, match=command) as caught:
         labarchives.export(context)
+    assert ("What is left would stay beside a new one" in str(caught.value)) == (what != "page")
     assert len(labarchives.objects) == count
     assert labarchives.export(again(context)).metadata["done"] == "created"  # as --recreate does
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -80,16 +81,27 @@ def test_after_a_needed_check_that_fails_nothing_more_is_asked() -> None:
     ]
 
 
-@pytest.mark.parametrize("where", ["in a check", "in checks()"])
+@pytest.mark.parametrize("where", ["in a check", "in checks()", "while checks() goes on", "in validate_config()"])
 def test_a_defect_of_a_plugin_is_a_finding_without_its_words(where: str) -> None:
     defect = RuntimeError("token=s3cret")
     plugin = Plugin([Check("reachable", failing(defect))])
     if where == "in checks()":
         plugin.checks = failing(defect)  # type: ignore[method-assign, assignment]
-    [_, finding] = check_up(plugin)
+    if where == "while checks() goes on":
+        plugin.checks = lambda: (failing(defect)() for _ in "a")  # type: ignore[method-assign, assignment, return-value]
+    if where == "in validate_config()":
+        plugin.validate_config = failing(defect)  # type: ignore[method-assign, assignment]
+    *_, finding = check_up(plugin)
     assert finding.ok is False
     assert "mine failed (RuntimeError)" in finding.message
     assert "s3cret" not in finding.message
+
+
+@pytest.mark.parametrize("told", [None, True, (True,)])
+def test_a_plugin_that_does_not_say_whether_its_settings_are_valid_is_a_finding(told: Any) -> None:
+    [finding] = check_up(Plugin(config=told))
+    assert (finding.name, finding.ok) == ("settings", False)
+    assert "mine failed" in finding.message
 
 
 def test_a_plugin_without_checks_is_judged_by_its_settings() -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from nexus_tasks.exporters.base import ExportContext, PermanentError, TransientError
-from nexus_tasks.exporters.gone import GoneError, advice_to_recreate
+from nexus_tasks.exporters.gone import GoneError, PartGoneError, advice_to_recreate
 
 
 def test_who_misses_an_object_is_told_how_to_have_it_made_again(context: ExportContext) -> None:
@@ -12,6 +12,15 @@ def test_who_misses_an_object_is_told_how_to_have_it_made_again(context: ExportC
         raise GoneError("Record 5 is gone.")
     assert str(caught.value) == (
         "Record 5 is gone. To have it made again: nexus-tasks retry 'https://a/?id=3&x' --destination cdcs --recreate"
+    )
+
+
+def test_who_misses_a_part_is_told_to_put_away_the_rest_first(context: ExportContext) -> None:
+    with pytest.raises(PermanentError) as caught, advice_to_recreate(context, "elabftw"):
+        raise PartGoneError("The file is gone.")
+    assert str(caught.value) == (
+        "The file is gone. What is left would stay beside a new one: delete or archive that first. To have it made "
+        "again: nexus-tasks retry 2025-01-27_10-30-15_abc123 --destination elabftw --recreate"
     )
 
 

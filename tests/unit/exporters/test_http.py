@@ -259,6 +259,75 @@ def test_a_missing_ca_bundle_is_a_matter_of_configuration(
         session.call("GET", "a")
 
 
+@pytest.mark.parametrize("content", ["", "not a certificate", "-----BEGIN CERTIFICATE-----\ncut o"])
+def test_a_ca_bundle_without_certificates_is_a_matter_of_configuration(
+    secure_server: FakeServer, configure: Callable[..., None], tmp_path: Path, content: str
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(content)
+    configure(NX_CA_BUNDLE=bundle)
+    with pytest.raises(ConfigurationError, match=r"^NX_CA_BUNDLE holds no certificates .*ca\.pem\.$"):
+        open_session(SERVICE, secure_server.url).call("GET", "a")
+    assert secure_server.received == []
+
+
+def test_an_empty_folder_as_ca_bundle_is_a_matter_of_configuration(
+    session: ServiceSession, configure: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    configure(NX_CA_BUNDLE=tmp_path / "empty")
+    with pytest.raises(ConfigurationError, match=r"^NX_CA_BUNDLE holds no certificates"):
+        session.call("GET", "a")
+
+
+def test_a_ca_bundle_that_cannot_be_read_is_a_matter_of_configuration(
+    session: ServiceSession, configure: Callable[..., None]
+) -> None:
+    configure(NX_CA_BUNDLE=f"/{'x' * 300}")  # longer than a name may be: refused to everybody, root included
+    with pytest.raises(ConfigurationError, match=r"^NX_CA_BUNDLE cannot be read \(File name too long\): /xxx"):
+        session.call("GET", "a")
+
+
+def test_a_mended_ca_bundle_is_used_by_the_next_call(
+    secure_server: FakeServer, configure: Callable[..., None], tmp_path: Path
+) -> None:
+    secure_server.reply(200)
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    configure(NX_CA_BUNDLE=bundle)
+    with pytest.raises(ConfigurationError):
+        open_session(SERVICE, secure_server.url).call("GET", "a")
+    bundle.write_bytes((tmp_path / "certificate.pem").read_bytes())
+    assert open_session(SERVICE, secure_server.url).call("GET", "a").status == 200
+
+
+@pytest.mark.parametrize("token", ["s3c\nret", "s3cret\r\n", " s3cret", "7–s3cret", "“s3cret”", "s3cret\0"])
+def test_credentials_that_cannot_be_sent_are_a_matter_of_configuration(server: FakeServer, token: str) -> None:
+    server.reply(200)
+    session = open_session(SERVICE, server.url, headers={"Authorization": token}, secrets=(token,))
+    with pytest.raises(ConfigurationError, match=r"cannot be sent .*: check NX_CDCS_TOKEN\.$") as caught:
+        session.call("POST", "a", json={})
+    told = "".join(traceback.format_exception_only(caught.value))
+    assert not any(part in told for part in ("s3c", "ret", "“"))
+    assert caught.value.__context__ is None
+    assert server.received == []
+
+
+@pytest.mark.parametrize("value", ["Größe – 🔬", "two\nlines"])
+def test_a_header_of_one_call_that_cannot_be_sent_is_this_records_fault(
+    server: FakeServer, session: ServiceSession, value: str
+) -> None:
+    with pytest.raises(PermanentError, match="nothing was sent"):
+        session.call("POST", "a", headers={"X-Session": value})
+    assert server.received == []
+
+
+@pytest.mark.parametrize("host", ["cdcs..invalid", f"{'x' * 64}.invalid"])
+def test_a_host_name_that_cannot_be_one_is_a_matter_of_configuration(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"address of CDCS is not usable .*NX_CDCS_URL"):
+        open_session(SERVICE, f"http://{host}").call("GET", "a")
+
+
 def test_a_signed_address_is_in_no_message_and_no_log(
     server: FakeServer, session: ServiceSession, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -281,6 +350,16 @@ def test_a_call_is_made_only_after_its_check(server: FakeServer, session: Servic
         session.call("GET", "a")
         session.call("POST", "a")
     assert checked == [False, True]
+
+
+def test_parameters_given_as_a_function_are_made_when_the_check_has_let_the_call_through(
+    server: FakeServer, session: ServiceSession
+) -> None:
+    server.reply(200)
+    passed: list[bool] = []
+    with before_each_call(passed.append):
+        session.call("GET", "a", params=lambda: {"after": f"{len(passed)} check", "b": "ä/+="})
+    assert server.received[0].query == {"after": "1 check", "b": "ä/+="}
 
 
 def test_a_check_can_stop_writing_calls(server: FakeServer, session: ServiceSession) -> None:

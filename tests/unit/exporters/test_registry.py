@@ -1,9 +1,12 @@
+import errno
 import importlib.metadata
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -291,6 +294,36 @@ def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
     problem = only_problem(missing)
     assert str(missing) in problem
     assert "NX_PLUGINS_PATH" in problem
+
+
+def test_a_folder_that_cannot_be_looked_at_is_reported() -> None:
+    unreachable = Path("/", "x" * 300)  # longer than a name may be: refused to everybody, root included
+    problem = only_problem(unreachable)
+    assert str(unreachable) in problem
+    assert "File name too long" in problem
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(
+    plugins: Path, write_plugin: WritePlugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plugin()
+    scan = os.scandir
+
+    def refuse(folder: Path) -> Any:
+        if Path(folder) == plugins:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    problem = only_problem(plugins)
+    assert str(plugins) in problem
+    assert "NX_PLUGINS_PATH names it, and it cannot be read (Permission denied)" in problem
+
+
+def test_a_file_can_be_named_in_place_of_its_folder(write_plugin: WritePlugin) -> None:
+    found = discover([write_plugin()])
+    assert names_of(found) == WITH_LAB_FOLDER
+    assert found.problems == ()
 
 
 def test_what_takes_no_part_is_logged_once(

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from nexus_tasks import __version__
+from nexus_tasks.exporters.archive_store import open_store
 from nexus_tasks.exporters.base import (
     Activity,
     ConfigurationError,
@@ -128,11 +129,8 @@ def test_it_is_enabled_by_its_address(archive: ArchiveDestination, configure: Co
         ("s3://", "bucket"),
         ("s3:///records", "bucket"),
         ("s3://no bucket", "bucket"),
-        ("s3://bucket/records?versionId=1", "? or #"),
+        (f"s3://bucket/records?secret={PASSWORD}", "? or #"),
         ("file:///srv/archive#1", "? or #"),
-        (f"s3://key:{PASSWORD}@bucket/records", "NX_ARCHIVE_OPTIONS"),
-        (f"s3://key:{PASSWORD}/with/slashes@bucket/records", "NX_ARCHIVE_OPTIONS"),
-        (f"s3://{PASSWORD}@bucket", "NX_ARCHIVE_OPTIONS"),
     ],
 )
 def test_an_address_that_cannot_be_meant_so_is_refused_without_being_repeated(
@@ -279,6 +277,75 @@ def test_a_preview_that_is_gone_is_told_and_stops_nothing(
     gone.unlink()
     assert archive.export(record).metadata["missing_previews"] == [gone.name]
     assert manifest(root)["activities"][0]["previews"][0] is None
+    assert keeps_its_word(root)
+
+
+def without_previews(context: ExportContext) -> list[str]:
+    """Take the previews from the disk; their names."""
+    previews = [preview for activity in context.activities for preview in activity.previews if preview is not None]
+    for preview in previews:
+        preview.unlink()
+    return [preview.name for preview in previews]
+
+
+def test_a_preview_that_is_gone_after_it_was_kept_stays_in_the_manifest(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    activities = manifest(root)["activities"]
+    gone = without_previews(record)
+    record.previous_results["cdcs"] = ExportResult(True, "cdcs", record_id="5", record_url=LINK)
+    assert archive.export(record).metadata == {"done": "updated", "written": 0, "missing_previews": gone}
+    assert manifest(root)["activities"] == activities
+    assert manifest(root)["links"] == {"cdcs": {"id": "5", "url": LINK}}
+
+
+def test_a_preview_that_is_gone_from_the_archive_too_is_not_promised(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    without_previews(record)
+    lost, kept = manifest(root)["activities"][0]["previews"]
+    (root / folder_of(SESSION) / lost["name"]).unlink()
+    archive.export(record)
+    assert manifest(root)["activities"][0]["previews"] == [None, kept]
+    assert keeps_its_word(root)
+
+
+def test_the_preview_of_another_activity_is_not_taken_for_one_that_is_gone(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    without_previews(record)
+    shown, plain = record.activities
+    archive.export(replace(record, activities=[replace(shown, files=plain.files), plain]))
+    assert manifest(root)["activities"][0]["previews"] == [None, None]
+
+
+def test_the_preview_of_an_earlier_version_is_not_taken_for_one_that_is_gone(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    activities = manifest(root)["activities"]
+    without_previews(record)
+    archive.export(replace(rebuilt(record), activities=record.activities))  # the files may have changed meanwhile
+    assert manifest(root)["activities"][0]["previews"] == [None, None]
+    assert manifest(root)["earlier"][0]["activities"] == activities
+
+
+@pytest.mark.parametrize("activities", [None, [], ["no activity"], [{"files": None}], [{"previews": [["no file"]]}]])
+def test_activities_that_people_have_changed_in_a_manifest_are_said_anew(
+    archive: ArchiveDestination, root: Path, record: ExportContext, activities: object
+) -> None:
+    archive.export(record)
+    told = manifest(root)
+    file = root / folder_of(SESSION) / MANIFEST
+    file.write_text(json.dumps({**told, "activities": activities}), encoding="utf-8")
+    without_previews(record)
+    archive.export(record)
+    assert [activity["files"] for activity in manifest(root)["activities"]] == [
+        activity["files"] for activity in told["activities"]
+    ]
     assert keeps_its_word(root)
 
 
@@ -486,6 +553,53 @@ def test_a_disk_that_was_unmounted_is_not_taken_for_a_manifest_that_somebody_too
     assert archive.export(record).metadata["done"] == "unchanged"
 
 
+@pytest.mark.parametrize("session", [SESSION, "a new one"])
+def test_an_empty_mount_point_is_something_to_mend_and_not_written_to(
+    archive: ArchiveDestination, root: Path, record: ExportContext, session: str
+) -> None:
+    archive.export(record)
+    root.rename(root.with_name("unmounted"))
+    root.mkdir()
+    context = record
+    if session != SESSION:
+        context = replace(record, session_identifier=session, checkpoint=MemoryCheckpoint())
+    with pytest.raises(ConfigurationError, match="is empty although records were archived there"):
+        archive.export(context)
+    assert list(root.iterdir()) == []
+
+    root.rmdir()
+    root.with_name("unmounted").rename(root)
+    assert archive.export(context).success
+
+
+def test_an_update_of_what_an_earlier_release_archived_knows_an_empty_mount_point_too(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    root.rename(root.with_name("unmounted"))
+    root.mkdir()
+    with pytest.raises(ConfigurationError, match="Mount what it is on"):
+        archive.export(replace(record, shared=MemoryCheckpoint()))
+
+
+def test_a_folder_that_is_said_to_have_been_emptied_on_purpose_is_used_again(
+    archive: ArchiveDestination, root: Path, record: ExportContext
+) -> None:
+    archive.export(record)
+    root.rename(root.with_name("thrown away"))
+    root.mkdir()
+    (root / "begun anew").touch()
+    assert archive.export(replace(record, checkpoint=MemoryCheckpoint())).metadata["done"] == "created"
+
+
+def test_a_folder_that_another_worker_begins_to_use_is_not_taken_for_an_empty_one(root: Path) -> None:
+    def used_just_now() -> bool:
+        (root / "another session").mkdir()
+        return True
+
+    assert open_store(lambda: None, used_just_now).sizes(folder_of(SESSION)) == {}
+
+
 def test_a_file_where_the_session_s_folder_should_be_is_in_the_way(
     archive: ArchiveDestination, root: Path, record: ExportContext
 ) -> None:
@@ -540,6 +654,21 @@ def test_an_object_store_keeps_the_same_as_a_folder(
     assert {each["name"]: each["sha256"] for each in named_files(told)} == {
         name: hashlib.sha256(content).hexdigest() for name, content in held.items()
     }
+
+
+def test_a_call_that_breaks_off_is_known_without_the_libraries_for_s3(
+    archive: ArchiveDestination, memory: str, record: ExportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def break_off(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    for module in ("aiohttp", "botocore"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", break_off)
+    with pytest.raises(TransientError, match="broke off before its answer was complete"):
+        archive.export(record)
 
 
 def test_the_checks_of_an_object_store_change_nothing(archive: ArchiveDestination, memory: str) -> None:

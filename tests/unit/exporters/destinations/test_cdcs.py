@@ -169,15 +169,12 @@ def test_titles_that_are_not_there_name_their_setting(
             Reply(500, '{"message": "The user does not have the permission to write into this workspace."}'),
             ConfigurationError,
         ),
-        (Reply(500, '{"message": "server closed the connection unexpectedly"}'), TransientError),
         (Reply(500, "<html><h1>Server Error (500)</h1></html>"), TransientError),
         (Reply(500), TransientError),
         (Reply(502, "<html>"), TransientError),
         (Reply(503, '{"message": "whatever"}'), TransientError),
         (Reply(429), TransientError),
         (Reply(400, '{"message": {"title": ["Too long."]}}'), PermanentError),
-        (Reply(401, '{"detail": "Invalid token."}'), ConfigurationError),
-        (Reply(403, '{"detail": "Invalid token."}'), ConfigurationError),
         (Reply(301, headers={"Location": "/rest/data"}), ConfigurationError),
         (Reply(200, "[]"), TransientError),
         (Reply(201, "<html>"), TransientError),
@@ -194,10 +191,77 @@ def test_an_answer_that_is_no_201_is_told_apart(
     assert context.checkpoint.get("record") is None
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Content is not well formatted XML.",
+        "Opening and ending tag mismatch: a line 1 and b, line 1, column 8 (<string>, line 1)",
+        "Element 'a': 'x' is not a valid value of the atomic type 'xs:int'., line 1",
+        "Unicode strings with encoding declaration are not supported. Please use bytes input or XML fragments.",
+        "cvc-complex-type.2.4.a: Invalid content was found",
+        "attribute 'k' is not declared for the type of this node",
+        "A string literal cannot contain NUL (0x00) characters.",
+        "value too long for type character varying(200)",
+        "Request body exceeded settings.DATA_UPLOAD_MAX_MEMORY_SIZE.",
+        "The user doesn't have enough rights to access this document.",
+    ],
+)
+def test_a_500_that_speaks_of_the_record_is_for_good(cdcs: FakeCDCS, context: ExportContext, message: str) -> None:
+    cdcs.record = lambda _: Reply(500, json.dumps({"message": message}))
+    with pytest.raises(PermanentError, match="CDCS refused the record"):
+        CDCSDestination().export(context)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "server closed the connection unexpectedly",
+        "SSL SYSCALL error: EOF detected",
+        "SSL connection has been closed unexpectedly",
+        'could not translate host name "postgres" to address: Name or service not known',
+        "Error -3 connecting to redis:6379. Temporary failure in name resolution.",
+        "Error while reading from redis:6379 : (104, 'Connection reset by peer')",
+        "canceling statement due to statement timeout",
+        "could not extend file: No space left on device",
+        'column core_main_app_data.xml_content does not exist, "LINE 1: SELECT"',
+        "'NoneType' object has no attribute 'id'",
+        "something that nobody has thought of",
+    ],
+)
+def test_any_other_500_can_pass_and_the_record_is_looked_up_before_it_is_made_again(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, message: str
+) -> None:
+    made = cdcs.record
+    cdcs.record = lambda _: Reply(500, json.dumps({"message": message}))
+    with pytest.raises(TransientError, match="CDCS could not answer"):
+        CDCSDestination().export(context)
+    cdcs.record, good = made, server.answer
+    server.answer = lambda received: Reply(200, "[]") if received.path.endswith("/query/") else good(received)
+    server.received.clear()
+    CDCSDestination().export(context)
+    assert server.calls[-2:] == [f"POST {RECORDS}query/", f"POST {RECORDS}"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_is_told_from_a_record_that_alone_is(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, status: int
+) -> None:
+    destination = CDCSDestination()
+    destination.export(replace(context, checkpoint=type(context.checkpoint)()))  # asks for the template, once
+    cdcs.record = lambda _: Reply(status, "<html>blocked by rule 17</html>")
+    server.received.clear()
+    with pytest.raises(PermanentError, match=f"does not let us make this record .{status}.*blocked by rule 17"):
+        destination.export(context)
+    assert server.calls == [f"POST {RECORDS}", f"GET {WORKSPACES}"]
+    server.reply(status, '{"detail": "Invalid token."}')
+    with pytest.raises(ConfigurationError, match="check NX_CDCS_TOKEN"):
+        destination.export(context)
+
+
 def test_a_record_file_that_is_gone_is_named(
     server: FakeServer, cdcs: FakeCDCS, context: ExportContext, tmp_path: Path
 ) -> None:
-    with pytest.raises(PermanentError, match=r"gone\.xml"):
+    with pytest.raises(TransientError, match=r"gone\.xml"):
         CDCSDestination().export(replace(context, xml_file_path=tmp_path / "gone.xml"))
     assert server.calls == []
 

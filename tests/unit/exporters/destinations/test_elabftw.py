@@ -176,7 +176,6 @@ def test_an_old_release_gets_body_and_metadata_in_a_patch(
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (Reply(401, '{"code": 401, "message": "Unauthorized", "description": "No key"}'), ConfigurationError),
         (Reply(400, '{"code": 400, "message": "Bad Request", "description": "Tag refused"}'), PermanentError),
         (Reply(400, '{"code": 400, "message": "Bad Request", "description": "Body too big"}'), PermanentError),
         (Reply(500), TransientError),
@@ -191,6 +190,20 @@ def test_a_refused_experiment_is_told_apart(
     elabftw.replies[CREATE] = reply
     with pytest.raises(kind):
         ELabFTWDestination().export(context)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_told_from_an_experiment_that_alone_is(
+    server: FakeServer, elabftw: FakeELabFTW, context: ExportContext, status: int
+) -> None:
+    destination = ELabFTWDestination()
+    elabftw.replies[CREATE] = Reply(status, "<html>blocked by rule 17</html>")
+    with pytest.raises(PermanentError, match=f"does not let us make this experiment .{status}.*blocked by rule 17"):
+        destination.export(context)
+    assert server.calls == [INFO, CREATE, INFO]
+    server.reply(status, '{"code": 401, "message": "Unauthorized", "description": "No key"}')
+    with pytest.raises(ConfigurationError, match="check NX_ELABFTW_API_KEY"):
+        destination.export(context)
 
 
 def test_an_experiment_that_a_refusal_has_left_behind_is_adopted(
@@ -217,7 +230,7 @@ def test_a_search_holds_nothing_that_could_break_it(
     assert search.query == {
         "extended": 'extrafield:s:"Session ID":"50%_%a% %b% c%d"',
         "scope": "3",
-        "state": "1,2",
+        "state": "1",
         "limit": "50",
         "offset": "0",
     }

@@ -2,6 +2,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,6 +19,7 @@ from nexus_tasks.exporters.base import (
     TransientError,
 )
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, web_address
+from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.labarchives.folders import LONGEST_NAME, node_name
 from nexus_tasks.exporters.labarchives.signature import signature
 from tests.unit.exporters.conftest import FakeServer, Received, Reply
@@ -27,6 +29,7 @@ INSERT = "GET /api/tree_tools/insert_node"
 ENTRIES = "GET /api/tree_tools/get_entries_for_page"
 ENTRY = "POST /api/entries/add_entry"
 ATTACH = "POST /api/entries/add_attachment"
+WHO = "GET /api/users/user_info_via_id"
 UPDATE_FILE = "POST /api/entries/update_attachment"
 
 
@@ -125,6 +128,16 @@ def test_each_call_is_signed(server: FakeServer, labarchives: FakeLabArchives, c
         method = received.path.rpartition("/")[2]
         assert query["uid"] == "u1d+/="
         assert query["sig"] == signature("akid1", method, int(query["expires"]), "passw0rd")
+
+
+def test_a_call_is_signed_when_its_turn_has_come(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_800_000_000]
+    monkeypatch.setattr("nexus_tasks.exporters.labarchives.api.time", SimpleNamespace(time=lambda: now[-1]))
+    with before_each_call(lambda _: now.append(now[-1] + 130)):  # a turn later than a signature would hold
+        LabArchivesDestination().export(context)
+    assert [int(received.query["expires"]) for received in server.received] == [each * 1000 for each in now[1:]]
 
 
 def test_from_the_second_record_on_it_takes_three_calls(
@@ -260,6 +273,29 @@ def test_errors_are_told_apart_in_each_of_their_shapes(
     assert not any(secret in told for secret in ("passw0rd", "u1d", "akid1", "sig="))
 
 
+@pytest.mark.parametrize("call", [ENTRY, ATTACH])
+@pytest.mark.parametrize("status", [401, 403])
+def test_content_that_is_refused_although_the_user_is_let_in_is_no_matter_of_configuration(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext, call: str, status: int
+) -> None:
+    labarchives.replies[call] = Reply(status, "<html>blocked by rule 17</html>")
+    with pytest.raises(PermanentError, match=f"lets us in, but refused what .*{status}.*blocked by rule 17"):
+        LabArchivesDestination().export(context)
+    assert server.calls[-2:] == [call, WHO]
+    labarchives.replies[WHO] = Reply(status, "<users><error><error-code>1</error-code></error></users>")
+    with pytest.raises(ConfigurationError, match="does not let us in"):
+        LabArchivesDestination().export(context)
+
+
+def test_an_error_that_names_a_setting_needs_no_other_call(
+    server: FakeServer, labarchives: FakeLabArchives, context: ExportContext
+) -> None:
+    labarchives.replies[ENTRY] = Reply(401, "<error><error-code>4504</error-code></error>")
+    with pytest.raises(ConfigurationError, match="clock"):
+        LabArchivesDestination().export(context)
+    assert server.calls[-1] == ENTRY
+
+
 def test_a_repeated_call_waits_a_second_at_least(labarchives: FakeLabArchives, context: ExportContext) -> None:
     for asked, wait in (({}, 1), ({"Retry-After": "0"}, 1), ({"Retry-After": "30"}, 30)):
         labarchives.replies[LEVEL] = Reply(503, headers=asked)
@@ -363,7 +399,6 @@ USER = (
     "</notebook></notebooks></users>"
 )
 SIZE = "<users><max-file-size>262144000</max-file-size></users>"
-WHO = "GET /api/users/user_info_via_id"
 HOW_LARGE = "GET /api/users/max_file_size"
 
 

@@ -1,6 +1,6 @@
 """`nexus-tasks destinations`: which ones there are and how they are; check, stop, start and backfill one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from nexus_tasks.delivery.turns import Turns
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportDestination
-from nexus_tasks.exporters.checkup import Finding, check_up
+from nexus_tasks.exporters.checkup import Finding, check_settings, check_up
 from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.monitoring.wellbeing import wellbeing
 
@@ -39,7 +39,8 @@ def show(
         return
     deployment = current_deployment()
     health, database_problem = _health(deployment)
-    found = [_document(destination, health) for destination in deployment.registry.destinations]
+    enabled = {destination.name for destination in deployment.registry.enabled}
+    found = [_document(destination, enabled, health) for destination in deployment.registry.destinations]
     findings = dict(_findings(deployment, paced=not database_problem)) if check else {}
     problems = [str(problem) for problem in deployment.registry.problems]
     if json:
@@ -79,12 +80,12 @@ def backfill(destination: str) -> None:
     console.print(f"{count} records go to {escape(destination)}.")
 
 
-def _document(destination: ExportDestination, health: Mapping[str, str]) -> dict[str, Any]:
-    valid, reason = destination.validate_config()
+def _document(destination: ExportDestination, enabled: Container[str], health: Mapping[str, str]) -> dict[str, Any]:
+    valid, reason = check_settings(destination)
     return {
         "destination": destination.name,
         "priority": destination.priority,
-        "enabled": destination.enabled,
+        "enabled": destination.name in enabled,
         "valid": valid,
         "reason": reason,
         "health": health.get(destination.name, ""),

@@ -44,7 +44,8 @@ def inspect(
             _show(dataset)
     if preview is not None and written is None:
         print_warnings([f"There is no preview of {datasets[0].name}, so {preview} is not written."])
-    elif preview is not None and not json:
+        raise typer.Exit(1)
+    if preview is not None and not json:
         console.print(f"Preview written to {preview}", markup=False, highlight=False, soft_wrap=True)
 
 

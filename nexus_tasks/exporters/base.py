@@ -226,8 +226,9 @@ class ExportDestination(Protocol):
     * `window: int`: how many records may be on their way to it at once, over all workers (default 16). With 1 its
       calls are made one after the other.
     * `interval: float`: the least number of seconds from the start of one call to that of the next, over all workers
-      (default 0). The calls of `nexus_tasks.exporters.http.open_session` keep to it by themselves; before any other
-      call to the service, call `context.take_turn()`. Either may raise; let it pass: the export is called again.
+      (default 0, at most 60). The calls of `nexus_tasks.exporters.http.open_session` keep to it by themselves; before
+      any other call to the service, call `context.take_turn()`. Either may raise; let it pass: the export is called
+      again.
     * `checks() -> Sequence[Check]`: what `nexus-tasks destinations --check` looks at.
     * `record_schema() -> bytes | None`: the XSD by which it judges records; None when it cannot say. The builder checks
       records by it, and asks again after ten minutes; it may call the service, and raise an `ExportError`.

@@ -20,12 +20,12 @@ class Finding:
 
 def check_up(destination: ExportDestination) -> Iterator[Finding]:
     """First the settings, then what the destination's own `checks()` say; whatever goes wrong becomes a finding."""
-    valid, problem = destination.validate_config()
+    valid, problem = check_settings(destination)
     yield Finding("settings", valid, "complete" if valid else problem or "they are not valid, it does not say why")
     if not valid:
         return
     try:
-        checks: Sequence[Check] = destination.checks() if hasattr(destination, "checks") else ()
+        checks: Sequence[Check] = tuple(destination.checks()) if hasattr(destination, "checks") else ()
     except Exception as error:  # noqa: BLE001 - one plugin's mistake must not stop the others
         yield Finding("checks", ok=False, message=_told(destination, error))
         return
@@ -40,6 +40,15 @@ def check_up(destination: ExportDestination) -> Iterator[Finding]:
             yield Finding(check.name, ok=False, message=_told(destination, error))
             if check.needed:
                 failed = check.name
+
+
+def check_settings(destination: ExportDestination) -> tuple[bool, str | None]:
+    """What `validate_config()` says; a plugin that fails to say it has settings that are not valid."""
+    try:
+        valid, problem = destination.validate_config()
+    except Exception as error:  # noqa: BLE001 - likewise
+        return False, _told(destination, error)
+    return valid, problem
 
 
 def _told(destination: ExportDestination, error: Exception) -> str:

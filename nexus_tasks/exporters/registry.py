@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -123,8 +124,11 @@ class _Source:
     module: str | None = None
     file: Path | None = None
     reference: str | None = None  # of an entry point: module:attribute
+    unreadable: str | None = None  # why it cannot be looked at
 
     def load(self) -> ModuleType | type:
+        if self.unreadable is not None:
+            raise _UnfitError(f"NX_PLUGINS_PATH names it, and it cannot be read ({self.unreadable})")
         if self.file is not None:
             if not self.file.is_file():
                 raise FileNotFoundError(f"there is no such folder or file (NX_PLUGINS_PATH names {self.file})")
@@ -138,13 +142,23 @@ def _sources(plugin_folders: Iterable[Path]) -> Iterator[_Source]:
     for module in pkgutil.iter_modules(shipped.__path__, f"{shipped.__name__}."):
         yield _Source(module.name, module=module.name)
     for folder in plugin_folders:
-        if not folder.is_dir():
-            yield _Source(str(folder), file=folder)
-        for file in sorted(folder.glob("*.py")):
-            if not file.name.startswith("_"):
-                yield _Source(str(file), file=file)
+        yield from _sources_in(folder)
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         yield _Source(f"{entry.name} = {entry.value}", reference=entry.value)
+
+
+def _sources_in(folder: Path) -> Iterator[_Source]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        yield _Source(str(folder), file=folder)
+    except OSError as error:
+        yield _Source(str(folder), unreadable=error.strerror)
+    else:
+        for name in names:
+            if name.endswith(".py") and not name.startswith("_"):
+                yield _Source(str(folder / name), file=folder / name)
 
 
 def _import_file(file: Path) -> ModuleType:

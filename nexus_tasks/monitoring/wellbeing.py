@@ -9,6 +9,7 @@ from nexus_tasks.db import destinations as rows
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import DestinationRow
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.checkup import check_settings
 
 
 def wellbeing(engine: Engine) -> dict[str, str]:
@@ -20,9 +21,9 @@ def unwell(deployment: Deployment) -> list[str]:
     """One sentence for each enabled destination that takes nothing now; what is due to it waits. Raises as above."""
     sentences = []
     for destination in deployment.registry.enabled:
-        valid, problem = destination.validate_config()
+        valid, problem = check_settings(destination)
         if not valid:
-            sentences.append(f"{destination.name} takes no records: {problem}")
+            sentences.append(f"{destination.name} takes no records: {problem or 'it does not say why'}")
     enabled = {destination.name for destination in deployment.registry.enabled}
     sentences += [
         f"{row.name} takes no records, they wait for it: {_in_words(row, now)}"

@@ -29,7 +29,7 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.registry import NAME
+from nexus_tasks.exporters.registry import LONGEST_INTERVAL, NAME
 from nexus_tasks.testing.sample import sample_context
 
 LONG = 1500  # characters of a long identifier
@@ -117,7 +117,10 @@ class DestinationConformance:
             )
         _expect(isinstance(getattr(destination, "updates", False), bool), "`updates` must be True or False.")
         _expect(getattr(destination, "window", 1) >= 1, "`window` must be at least 1.")
-        _expect(getattr(destination, "interval", 0) >= 0, "`interval` must be a number of seconds, 0 or more.")
+        _expect(
+            0 <= getattr(destination, "interval", 0) <= LONGEST_INTERVAL,
+            f"`interval` must be a number of seconds, 0 to {LONGEST_INTERVAL}.",
+        )
 
     def test_its_settings_are_checked_without_the_network(
         self, destination: ExportDestination, monkeypatch: pytest.MonkeyPatch
@@ -201,10 +204,8 @@ class DestinationConformance:
         identifiers = [f"{session}{end}" for end in ("/a b", "/a_b", "/a-b", "/A-B", f"{'x' * 300}1", f"{'x' * 300}2")]
         made: dict[str | None, str] = {}
         for identifier in identifiers:
-            context = self.sample(tmp_path, identifier)
-            try:
-                result = _exported(destination, context)
-            except PermanentError:
+            result = _answered(destination, self.sample(tmp_path, identifier))
+            if not result.success:
                 continue
             _expect(
                 result.record_id not in made,
@@ -222,10 +223,9 @@ class DestinationConformance:
         shows_identifiers = _mention(self._there(), plain)
         session, before = f"{text} {_a_session()}", len(self._there())
         context = self.sample(tmp_path, session, instrument_pid=text[:60], user=text[:60])
-        try:
-            _exported(destination, context)
-        except PermanentError as refusal:
-            _expect(str(refusal), "It refuses the record and does not say why.")
+        result = _answered(destination, context)
+        if not result.success:
+            _expect(result.error_message, "It refuses the record and does not say why.")
             return
         _expect(len(self._there()) > before, "The export says success, and nothing more stands over there.")
         _expect(
@@ -314,9 +314,11 @@ class DestinationConformance:
     ) -> None:
         """Where a call cannot have done anything, `NothingDoneError` says so; else the next try waits and looks."""
         self._needs("break_service")
-        _exported(destination, self.sample(tmp_path, _a_session()))  # what is looked up once is known
-        watched = _WatchedCheckpoint()
-        self._failure_while_away(destination, self.sample(tmp_path, _a_session(), checkpoint=watched))
+        shared, watched = MemoryCheckpoint(), _WatchedCheckpoint()
+        first = self.sample(tmp_path, _a_session())
+        _exported(destination, replace(first, shared=shared))  # what is looked up once, or made once, is known
+        second = self.sample(tmp_path, _a_session(), checkpoint=watched)
+        self._failure_while_away(destination, replace(second, shared=shared))
         _expect(
             not watched.in_doubt,
             f"The service was not reached, and {sorted(watched.in_doubt)} counts as perhaps done: "
@@ -439,9 +441,22 @@ def _expect(holds: object, otherwise: str) -> None:
 
 def _exported(destination: ExportDestination, context: ExportContext) -> ExportResult:
     """The result of an export that must succeed."""
+    result = _returned(destination, context)
+    _expect(result.success, f"The export failed, although nothing is wrong: {result.error_message}")
+    return result
+
+
+def _answered(destination: ExportDestination, context: ExportContext) -> ExportResult:
+    """The result of an export that may be refused; `PermanentError` is `success=False`, as the contract says."""
+    try:
+        return _returned(destination, context)
+    except PermanentError as refusal:
+        return ExportResult(False, destination.name, error_message=str(refusal))
+
+
+def _returned(destination: ExportDestination, context: ExportContext) -> ExportResult:
     result: Any = destination.export(context)
     _expect(isinstance(result, ExportResult), f"export() must return an ExportResult, not {type(result).__name__}.")
-    _expect(result.success, f"The export failed, although nothing is wrong: {result.error_message}")
     assert isinstance(result, ExportResult)  # noqa: S101 - for the type checker
     return result
 

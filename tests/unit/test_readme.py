@@ -14,8 +14,14 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
 
 
-def test_the_example_destination_takes_part_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def example() -> str:
+    """The one piece of Python in it."""
     [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    return str(code)
+
+
+def test_the_example_destination_takes_part_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = example()
     plugins, target, record = tmp_path / "plugins", tmp_path / "target", tmp_path / "record.xml"
     plugins.mkdir()
     target.mkdir()
@@ -38,9 +44,19 @@ def test_the_example_destination_takes_part_and_exports(tmp_path: Path, monkeypa
     assert (target / "record.xml").read_text(encoding="utf-8") == "<Experiment/>"
 
 
+def test_the_example_destination_says_that_its_setting_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_FOLDER", raising=False)
+    (tmp_path / "folder.py").write_text(example(), encoding="utf-8")
+    destination = discover([tmp_path]).get("folder")
+    assert destination is not None
+    assert not destination.enabled
+    assert destination.validate_config() == (False, "MY_FOLDER names no folder")
+
+
 def test_the_example_is_as_short_as_promised() -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 22
+    assert len([line for line in example().splitlines() if line.strip()]) <= 22
 
 
 def test_every_command_that_the_readme_names_exists() -> None:

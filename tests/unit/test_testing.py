@@ -183,6 +183,33 @@ class Doubtful(Right):
         return ExportResult(True, self.name, context.checkpoint.create("page", add))
 
 
+class DoubtfulSharing(Doubtful):
+    def export(self, context):
+        def open_folder():
+            self.shelf.let_in(TOKEN)
+            return "folder"
+
+        context.shared.create("folder", open_folder)
+        return super().export(context)
+
+
+class Refusing(Right):
+    why = "the shelf takes letters and digits only"
+
+    def export(self, context):
+        if not context.session_identifier.replace("-", "").isalnum():
+            return ExportResult(False, self.name, error_message=self.why)
+        return super().export(context)
+
+
+class Silent(Refusing):
+    why = None
+
+
+class Slow(Right):
+    interval = 120
+
+
 class Dialling(Right):
     def validate_config(self):
         try:
@@ -244,7 +271,7 @@ class Conformance(DestinationConformance):
 
 for kind in (
     Right, Doubling, Swallowing, GivingUp, Telling, Chaining, Forgetful, Shortening, Dropping, Deaf, Doubtful,
-    Dialling, Meddling, Speechless, Nameless, Counting,
+    DoubtfulSharing, Refusing, Silent, Slow, Dialling, Meddling, Speechless, Nameless, Counting,
 ):
     globals()[f"Test{kind.__name__}"] = type(f"Test{kind.__name__}", (Conformance,), {"kind": kind})
 
@@ -295,6 +322,14 @@ CAUGHT = {
         "after_a_lost_answer_the_object_is_adopted",
         "a_service_that_was_not_reached_leaves_nothing_in_doubt",
     },
+    "DoubtfulSharing": {
+        "a_rebuilt_record_arrives_in_place",
+        "after_a_lost_answer_the_object_is_adopted",
+        "a_service_that_was_not_reached_leaves_nothing_in_doubt",
+    },
+    "Refusing": set[str](),
+    "Silent": {"unusual_text_arrives_or_is_refused"},
+    "Slow": {"it_describes_itself_as_the_contract_says"},
     "Dialling": {"its_settings_are_checked_without_the_network"},
     "Meddling": {"its_checks_tell_something_and_change_nothing"},
     "Speechless": {"its_checks_tell_something_and_change_nothing"},

@@ -191,6 +191,19 @@ def test_a_destination_that_is_paused_or_has_invalid_settings_is_said(deploy: De
     ]
 
 
+def test_a_destination_that_cannot_tell_of_its_settings_stops_nothing(deploy: Deploy) -> None:
+    def forgetful() -> tuple[bool, str | None]:
+        raise KeyError("s3cret")
+
+    deployment = deploy(cdcs(valid=forgetful), elabftw(valid=lambda: (False, None)))
+    worker(deployment)
+    beat(deployment)
+    assert messages(deployment) == [
+        "cdcs takes no records: The plugin cdcs failed (KeyError): tell its author.",
+        "elabftw takes no records: it does not say why",
+    ]
+
+
 @pytest.mark.parametrize(("revision", "said"), [("0001", "run `nexus-tasks db upgrade`"), ("9999", "does not know")])
 def test_a_database_of_another_version_is_said(deploy: Deploy, revision: str, said: str) -> None:
     deployment = deploy(cdcs())

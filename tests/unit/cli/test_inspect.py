@@ -86,12 +86,24 @@ def test_the_preview_is_written_where_it_is_wanted(picture: Path, tmp_path: Path
 def test_a_damaged_file_is_shown_with_the_reason(picture: Path, tmp_path: Path, inspect: Inspect) -> None:
     picture.write_bytes(picture.read_bytes()[:100])
 
-    said = inspect(picture, "--preview", tmp_path / "out.png")
+    said = inspect(picture)
 
     assert said.status == 0
     assert "Type Unknown" in said.out
     assert "Problem DigitalMicrograph: it ends too early" in said.out
     assert "the file's modification time" in said.out
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_preview_that_there_is_not_is_an_error_and_the_rest_is_told(
+    picture: Path, tmp_path: Path, inspect: Inspect, form: tuple[str, ...]
+) -> None:
+    picture.write_bytes(picture.read_bytes()[:100])
+
+    said = inspect(picture, "--preview", tmp_path / "out.png", *form)
+
+    assert said.status == 1
+    assert "DigitalMicrograph: it ends too early" in said.out
     assert "There is no preview of a.dm3" in said.err
     assert not (tmp_path / "out.png").exists()
 

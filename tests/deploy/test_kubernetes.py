@@ -29,9 +29,15 @@ ROWS = """
     VALUES (1, 'cdcs', 100, '{}', '{}', true, 'pending', NULL), (1, 'elabftw', 85, '{}', '{}', true, 'waiting', now()),
         (1, 'labarchives', 90, '{}', '{}', true, 'waiting', now() + interval '1 hour'),
         (1, 'archive', 10, '{}', '{}', true, 'succeeded', NULL);
-    INSERT INTO build_request (session_identifier, rebuild) VALUES ('two', false);
+    INSERT INTO build_request (session_identifier, rebuild, not_before, begun_at, ended_at)
+    VALUES ('new', false, NULL, NULL, NULL),
+        ('its files may be there', false, now(), NULL, NULL),
+        ('put off', false, now() + interval '10 minutes', NULL, NULL),
+        ('under way', false, NULL, now(), NULL), ('under way again', false, now() - interval '1 hour', now(), NULL),
+        ('again and again', true, NULL, now(), NULL),
+        ('built', false, NULL, now(), now());
 """
-DUE = {"cdcs": 1, "elabftw": 1, "labarchives": 0, "archive": 0, "exports": 1, "builds": 1}
+DUE = {"cdcs": [1], "elabftw": [1], "labarchives": [0], "archive": [0], "exports": [1], "builds": [2, 3]}
 
 
 def of_kind(kind: str) -> dict[str, dict[str, Any]]:
@@ -148,13 +154,14 @@ def test_every_worker_is_scaled_on_its_queue_and_on_what_waits() -> None:
     assert set(scalers) == set(WORKERS)
     for name, scaler in scalers.items():
         queue = options_of(WORKERS[name]["containers"][0]["args"])["-Q"]
-        broker, database = scaler["spec"]["triggers"]
+        broker, *counts = scaler["spec"]["triggers"]
         assert scaler["spec"]["scaleTargetRef"]["name"] == name
         assert scaler["spec"]["minReplicaCount"] >= 1  # finalize and probes do not wait for a pod
         assert (broker["type"], broker["metadata"]["listName"]) == ("redis", queue)
-        assert database["type"] == "postgresql"
+        assert counts
+        assert {count["type"] for count in counts} == {"postgresql"}
         assert "replicas" not in of_kind("Deployment")[name]["spec"]  # it is KEDA's to say
-        for trigger in (broker, database):
+        for trigger in (broker, *counts):
             assert trigger["authenticationRef"]["name"] in of_kind("TriggerAuthentication")
 
 
@@ -165,18 +172,29 @@ def test_no_more_processes_are_started_than_a_destination_lets_work(registry: Re
         assert scaler["spec"]["maxReplicaCount"] * processes <= getattr(destination, "window", DEFAULT_WINDOW)
 
 
+def queries(scaler: dict[str, Any]) -> list[str]:
+    return [each["metadata"]["query"] for each in scaler["spec"]["triggers"] if each["type"] == "postgresql"]
+
+
+def test_a_running_build_keeps_a_replica() -> None:
+    scaler = of_kind("ScaledObject")["worker-builds"]
+    targets = [each["metadata"].get("targetQueryValue") for each in scaler["spec"]["triggers"]]
+    assert targets == [None, "5", "1"]
+    behavior = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    grace = WORKERS["worker-builds"]["terminationGracePeriodSeconds"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > grace
+
+
 def test_every_query_counts_what_is_to_be_done(database_url: str) -> None:
     counted = {}
     with psycopg.connect(database_url) as connection:
         connection.execute(ROWS)
         for name, scaler in of_kind("ScaledObject").items():
-            query = scaler["spec"]["triggers"][1]["metadata"]["query"]
-            row = connection.execute(query).fetchone()
-            assert row is not None
-            counted[name.removeprefix("worker-")] = row[0]
+            rows = [connection.execute(query).fetchone() for query in queries(scaler)]
+            counted[name.removeprefix("worker-")] = [row[0] for row in rows if row is not None]
         assert counted == DUE
         connection.execute("UPDATE destination SET held = true")  # nothing is due where nothing may go
-        query = of_kind("ScaledObject")["worker-cdcs"]["spec"]["triggers"][1]["metadata"]["query"]
+        [query] = queries(of_kind("ScaledObject")["worker-cdcs"])
         assert connection.execute(query).fetchone() == (0,)
         connection.rollback()
 

@@ -1,7 +1,9 @@
 """docs/operating.md and docs/failures.md say what the code does: settings, commands, times."""
 
 import ast
+import logging
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,13 @@ import typer.main
 
 from nexus_tasks import celery
 from nexus_tasks.cli import cli
-from nexus_tasks.config import Settings
+from nexus_tasks.config import Settings, load_settings
 from nexus_tasks.db import workers
 from nexus_tasks.delivery import attempt, recovery
 from nexus_tasks.monitoring import attention
+from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.settings_guide import GUIDE, written
+from tests.requirements import require_program
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("operating", "failures")
@@ -75,6 +79,30 @@ def test_the_times_on_the_pages_are_those_of_the_code() -> None:
     assert "100 s" in operating
     assert f"{attention.CLOCK_TOLERANCE_S} s" in operating
     assert f"NX_KEEP_RUNS_DAYS` ({DEFAULTS['NX_KEEP_RUNS_DAYS']})" in operating
+
+
+def test_the_log_is_rotated_as_the_page_says(tmp_path: Path) -> None:
+    logrotate = require_program("logrotate")
+    [(path, rules)] = re.findall(r"^  ```\n  (/\S+) (\{.*?\})\n  ```", page("operating"), re.DOTALL | re.MULTILINE)
+    log = tmp_path / Path(path).name
+    example = tmp_path / "example"
+    example.write_text(f"{log} {rules.replace('su nexus nexus', '')}\n", encoding="utf-8")
+    example.chmod(0o644)
+    package = logging.getLogger("nexus_tasks")
+    handlers, level = list(package.handlers), package.level
+    try:
+        write_log_files(load_settings(NX_LOG_PATH=tmp_path))
+        package.info("before")
+        subprocess.run([logrotate, "--force", "--state", tmp_path / "state", example], check=True)
+        package.info("after")
+    finally:
+        for handler in [handler for handler in package.handlers if handler not in handlers]:
+            package.removeHandler(handler)
+            handler.close()
+        package.setLevel(level)
+    assert log.read_text(encoding="utf-8").endswith("after\n")
+    assert "before" not in log.read_text(encoding="utf-8")
+    assert (tmp_path / f"{log.name}.1").read_text(encoding="utf-8").endswith("before\n")
 
 
 def test_the_messages_that_the_page_explains_are_those_of_the_code() -> None:

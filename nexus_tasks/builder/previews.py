@@ -49,14 +49,24 @@ def keep_preview(
         raise
     if picture is None:
         return None
+    write_whole(target, _noted(picture, file))
+    return location
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Have a file with this content, which appears whole or not at all; an equal one that is there stays as it is.
+
+    Who is reading what was there before reads that to its end. Raises `OSError`.
+    """
+    if target.is_file() and target.read_bytes() == content:
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{uuid4().hex}.tmp")
     try:
-        unfinished.write_bytes(_noted(picture, file))
+        unfinished.write_bytes(content)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    return location
 
 
 def _state(file: DataFile) -> bytes:

@@ -5,10 +5,8 @@ that, in NexusLIMS's own environment; see `docs/nexuslims.md`. Nothing of NexusL
 destinations is told, in this process only, that there is one.
 """
 
-import hashlib
 import logging
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-from nexus_tasks.builder import record_xml
+from nexus_tasks.builder import foreign_previews, record_xml
 from nexus_tasks.builder.deciding_schema import RecordJudge
-from nexus_tasks.builder.foreign_previews import FOLDER as PREVIEWS_FOLDER
-from nexus_tasks.builder.foreign_previews import PreviewError
 from nexus_tasks.builder.record_xml import ActivityPaths
 from nexus_tasks.builder.schema import InvalidRecordError
 from nexus_tasks.config import SettingsError
@@ -40,7 +36,7 @@ KNOWN_ERRORS = (
     EnqueueError,
     InvalidRecordError,
     OSError,
-    PreviewError,
+    foreign_previews.PreviewError,
     SettingsError,
 )
 
@@ -125,15 +121,12 @@ def _with_previews(
     activities: Sequence[ActivityPaths], data_path: Path, preview_root: Path, session_identifier: str
 ) -> list[ActivityPaths]:
     """The activities with previews that every worker sees; those that are gone are left out."""
-    folder = f"{PREVIEWS_FOLDER}/{hashlib.sha256(session_identifier.encode()).hexdigest()[:16]}"
+    folder = foreign_previews.folder_of(session_identifier)
 
     def copied(preview: str | None) -> str | None:
         if preview is None or not (data_path / preview).is_file():
             return None
-        target = preview_root / folder / preview
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(data_path / preview, target)
-        return f"{folder}/{preview}"
+        return foreign_previews.copy(data_path / preview, preview_root, f"{folder}/{preview}")
 
     return [
         {"files": list(activity["files"]), "previews": [copied(preview) for preview in activity["previews"]]}

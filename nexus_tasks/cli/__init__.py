@@ -31,6 +31,7 @@ from nexus_tasks.cli.output import CommandError, errors
 from nexus_tasks.config import SettingsError
 from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery.dispatch import BrokerError
+from nexus_tasks.delivery.documents import StoreError
 from nexus_tasks.delivery.enqueue import EnqueueError
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.delivery.operate import OperateError
@@ -51,6 +52,7 @@ KNOWN_ERRORS = (
     ReaderStartError,
     SandboxNotInstalledError,
     SettingsError,
+    StoreError,
 )
 
 cli = typer.Typer(

@@ -1,8 +1,8 @@
 """`nexus-tasks instruments`: the microscopes, and where they store their files."""
 
-import math
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -26,24 +26,32 @@ def add(
     folder: Annotated[str, typer.Option(help="Its folder, relative to NX_INSTRUMENT_DATA_PATH.")],
     name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
     location: Annotated[str | None, typer.Option(help="Building and room.")] = None,
-    timezone: Annotated[str, typer.Option(help="IANA name, e.g. America/New_York.")] = "UTC",
+    timezone: Annotated[
+        str | None, typer.Option(help="IANA name, e.g. America/New_York; UTC for a new instrument.")
+    ] = None,
     clock_offset: Annotated[
-        float,
+        float | None,
         typer.Option(help="Seconds that the clock of its PC is ahead (negative: behind); files are dated back by it."),
-    ] = 0,
+    ] = None,
 ) -> None:
-    """Add an instrument, or bring the one of that identifier up to date."""
+    """Add an instrument, or change what is named here of the one of that identifier."""
     if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
         raise CommandError(f"The folder {folder} must be relative to NX_INSTRUMENT_DATA_PATH and stay inside it.")
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise CommandError(f"There is no time zone {timezone}: use an IANA name such as Europe/Berlin.") from error
-    if not math.isfinite(clock_offset) or abs(clock_offset) > LARGEST_CLOCK_OFFSET:
+    if timezone is not None:
+        _check_zone(timezone)
+    if clock_offset is not None and not abs(clock_offset) <= LARGEST_CLOCK_OFFSET:  # nor is NaN
         raise CommandError(f"The clock offset {clock_offset:g} is not a number of seconds below a year.")
-    row = InstrumentRow(instrument_pid, name, location, folder, timezone, clock_offset)
+    named = {
+        "display_name": name,
+        "location": location,
+        "filestore_path": folder,
+        "timezone": timezone,
+        "clock_offset_s": clock_offset,
+    }
+    given: dict[str, Any] = {field: value for field, value in named.items() if value is not None}
+    row = replace(InstrumentRow(instrument_pid, None, None, None, "UTC"), **given)
     with transaction(current_deployment().engine) as connection:
-        new = sessions.add_instrument(connection, row)
+        new = sessions.add_instrument(connection, row, only=given)
     console.print(f"Instrument {escape(instrument_pid)} {'added' if new else 'brought up to date'}.")
 
 
@@ -61,3 +69,10 @@ def list_(*, json: Json = False) -> None:
         cells = (row.instrument_pid, row.display_name, row.location, row.filestore_path, row.timezone, ahead)
         table.add_row(*(escape(cell or "") for cell in cells))
     console.print(table)
+
+
+def _check_zone(timezone: str) -> None:
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise CommandError(f"There is no time zone {timezone}: use an IANA name such as Europe/Berlin.") from error

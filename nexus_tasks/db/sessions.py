@@ -1,6 +1,7 @@
 """Queries about instruments and sessions: the builder's work list, its claims, and the session's status."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,6 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.models import BuildClaim, Instrument, SessionDetail, SessionLog
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.states import SessionStatus
@@ -24,19 +26,16 @@ BUILT_BEFORE = {
 }
 
 
-def add_instrument(connection: Connection, row: InstrumentRow) -> bool:
-    """Insert the instrument, or bring the one of that pid up to date; True when it is new."""
-    values = {
-        "instrument_pid": row.instrument_pid,
-        "display_name": row.display_name,
-        "location": row.location,
-        "filestore_path": row.filestore_path,
-        "timezone": row.timezone,
-        "clock_offset_s": row.clock_offset_s,
-    }
+def add_instrument(connection: Connection, row: InstrumentRow, *, only: Collection[str] | None = None) -> bool:
+    """Insert the instrument, or bring the one of that pid up to date; True when it is new.
+
+    With `only`, a known one takes over these of the row's fields and keeps the others.
+    """
+    values = asdict(row)
     known = get_instrument(connection, row.instrument_pid) is not None
+    changed = values if only is None else {name: values[name] for name in ("instrument_pid", *only)}
     statement = insert(Instrument).values(values)
-    connection.execute(statement.on_conflict_do_update(index_elements=[Instrument.instrument_pid], set_=values))
+    connection.execute(statement.on_conflict_do_update(index_elements=[Instrument.instrument_pid], set_=changed))
     return not known
 
 
@@ -89,7 +88,7 @@ def sessions(connection: Connection, identifiers: Sequence[str] | None = None) -
         func.max(SessionLog.record_status),  # the same in every row of a session: see set_status
     ).group_by(SessionLog.session_identifier)
     if identifiers is not None:
-        statement = statement.where(SessionLog.session_identifier.in_(identifiers))
+        statement = statement.where(among(SessionLog.session_identifier, identifiers))
     rows = connection.execute(statement.order_by(start, SessionLog.session_identifier))
     return [
         SessionRow(row[0], row[1], start=row[2], end=row[3], user=row[4], status=SessionStatus(row[5])) for row in rows
@@ -99,7 +98,7 @@ def sessions(connection: Connection, identifiers: Sequence[str] | None = None) -
 def details(connection: Connection, identifiers: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is said about each of those sessions, where something is."""
     statement = select(SessionDetail.session_identifier, SessionDetail.details)
-    rows = connection.execute(statement.where(SessionDetail.session_identifier.in_(identifiers)))
+    rows = connection.execute(statement.where(among(SessionDetail.session_identifier, identifiers)))
     return {row.session_identifier: row.details for row in rows}
 
 
@@ -138,7 +137,7 @@ def claim(
         .limit(1)
     )
     if identifiers is not None:
-        candidates = candidates.where(SessionLog.session_identifier.in_(identifiers))
+        candidates = candidates.where(among(SessionLog.session_identifier, identifiers))
     token = uuid4()
     while (identifier := connection.execute(candidates).scalar_one_or_none()) is not None:
         if not _take(connection, identifier, token, lease):

@@ -15,6 +15,10 @@ class DocumentError(TransientError):
     """The document of a record is gone, or is not what was built; nothing is sent until somebody puts it back."""
 
 
+class StoreError(OSError):
+    """A document cannot be written; the message says where, why and what to do."""
+
+
 def sha256_of(content: bytes) -> str:
     """The SHA-256 of a document, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
@@ -23,18 +27,17 @@ def sha256_of(content: bytes) -> str:
 def store(folder: Path, title: str, content: bytes) -> str:
     """Write a document and return its file name, which begins with `title` (safe as a file name); repeatable.
 
-    It is complete or not there: written aside, flushed to disk, then renamed.
+    It is complete or not there: written aside, flushed to disk, then renamed. Raises `StoreError`.
     """
     name = f"{title}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
-    if any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
-        return name
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).rename(folder / name)
+    try:
+        if not any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
+            _write_whole(folder / name, content)
+    except OSError as error:
+        raise StoreError(
+            f"The record file {name} cannot be written to {folder} ({error.strerror or error}): "
+            "set NX_RECORDS_PATH or NX_DATA_PATH to a folder that may be written and has room."
+        ) from error
     return name
 
 
@@ -74,3 +77,13 @@ def move_to_archive(folder: Path, name: str) -> bool:
 
 def _places(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / name, folder / ARCHIVE_FOLDER / name
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".part", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)
+    Path(file.name).rename(target)

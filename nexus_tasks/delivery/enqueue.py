@@ -66,7 +66,7 @@ class HandedOver:
 def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) -> HandedOver:
     """Take records over, and send out what there is room for.
 
-    Handing the same record over again changes nothing. Raises `EnqueueError`, `DependencyCycleError` or
+    Handing the same record over again changes nothing. Raises `EnqueueError`, `StoreError`, `DependencyCycleError` or
     `DatabaseError`; the records before the one that failed are taken over all the same.
     """
     enabled = deployment.registry.enabled
@@ -151,7 +151,7 @@ def _know_session(connection: Connection, record: RecordToExport) -> SessionRow:
     """The session. Its rows and its instrument's are made now if there are none: another builder's may be new here."""
     if sessions.get_instrument(connection, record.instrument_pid) is None:
         instrument = InstrumentRow(record.instrument_pid, None, None, None, record.timezone)
-        sessions.add_instrument(connection, instrument)
+        sessions.add_instrument(connection, instrument, only=())  # an operator may add it at this moment
     known = sessions.sessions(connection, [record.session_identifier])
     if not known:
         session = SessionRow(

@@ -249,3 +249,28 @@ def test_an_instrument_is_known_with_the_offset_of_its_clock(run: Run) -> None:
     assert row["clock_offset_s"] == -90.5
     assert "-90.5 s" in done(run("instruments", "list"))
     assert "offset nan" in refused(run("instruments", "add", "SEM-1", "--folder", "SEM", "--clock-offset", "nan"))
+
+
+def test_an_instrument_added_again_keeps_what_is_not_named(run: Run) -> None:
+    said = ("--name", "Nice SEM", "--location", "B1 R2", "--timezone", "America/New_York", "--clock-offset", "120")
+    done(run("instruments", "add", "SEM-1", "--folder", "SEM", *said))
+
+    assert "brought up to date" in done(run("instruments", "add", "SEM-1", "--folder", "SEM_new"))
+    done(run("instruments", "add", "SEM-1", "--folder", "SEM_new", "--clock-offset", "0"))
+
+    (row,) = json.loads(done(run("instruments", "list", "--json")))
+    assert row == {
+        "instrument_pid": "SEM-1",
+        "display_name": "Nice SEM",
+        "location": "B1 R2",
+        "filestore_path": "SEM_new",
+        "timezone": "America/New_York",
+        "clock_offset_s": 0,
+    }
+
+
+def test_a_new_instrument_of_which_little_is_said_is_in_utc_with_a_clock_that_is_right(run: Run) -> None:
+    done(run("instruments", "add", "SEM-1", "--folder", "SEM"))
+
+    (row,) = json.loads(done(run("instruments", "list", "--json")))
+    assert (row["timezone"], row["clock_offset_s"], row["display_name"]) == ("UTC", 0, None)

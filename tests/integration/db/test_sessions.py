@@ -2,6 +2,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -230,6 +231,17 @@ def test_an_instrument_added_again_is_brought_up_to_date(connection: Connection)
     assert not sessions.add_instrument(connection, moved)
     assert sessions.instruments(connection) == [moved]
     assert sessions.get_instrument(connection, "Talos") is None
+
+
+def test_an_instrument_can_be_brought_up_to_date_in_part(connection: Connection) -> None:
+    known = InstrumentRow("Titan", "FEI Titan", "Room 7", "Titan", "Europe/Berlin", 90.5)
+    sessions.add_instrument(connection, known)
+    other = InstrumentRow("Titan", None, None, "Titan_data", "UTC")
+
+    assert not sessions.add_instrument(connection, other, only=["filestore_path"])
+    assert sessions.instruments(connection) == [replace(known, filestore_path="Titan_data")]
+    assert not sessions.add_instrument(connection, other, only=[])
+    assert sessions.add_instrument(connection, replace(other, instrument_pid="Talos"), only=[])
 
 
 def test_the_offset_of_an_instruments_clock_is_kept(connection: Connection) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from nexus_tasks.delivery import documents
-from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError, locate, move_to_archive, path_of, store
+from nexus_tasks.delivery.documents import (
+    ARCHIVE_FOLDER,
+    DocumentError,
+    StoreError,
+    locate,
+    move_to_archive,
+    path_of,
+    store,
+)
 from nexus_tasks.exporters.base import TransientError
 
 CONTENT = "<Experiment>Größe</Experiment>\r\n".encode()
@@ -74,6 +82,14 @@ def test_a_failed_write_leaves_no_document(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="no space left"):
         store(folder, TITLE, CONTENT)
     assert not [name for name in files_in(folder) if name.endswith(".xml")]
+
+
+def test_what_cannot_be_stored_is_told_with_the_settings_that_say_where(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(
+        StoreError, match=r"^The record file .*\.xml cannot .*a file \(File exists\): set NX_RECORDS_PATH"
+    ):
+        store(tmp_path / "a file", TITLE, CONTENT)
 
 
 def test_many_at_once_store_one_complete_document(folder: Path) -> None:

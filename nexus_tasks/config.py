@@ -154,7 +154,10 @@ class Settings(BaseSettings):
         default=(), description="more files and folders to leave out, by name or path under the root: *.mib,*/tmp/*"
     )
     NX_FILE_QUIET: float = Field(
-        default=60, ge=0, le=86400, description="seconds that a file must be left alone before it counts as written"
+        default=60,
+        ge=0,
+        le=86400,
+        description="seconds that a file must be left alone, and a session be over, before they count as whole",
     )
     NX_FILE_DELAY_DAYS: float = Field(
         default=2, ge=0, le=365, description="days after a session's end before it is final that it has no files"

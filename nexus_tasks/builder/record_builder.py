@@ -7,13 +7,15 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+from sqlalchemy import Engine
 
 from nexus_tasks.builder.activities import group
 from nexus_tasks.builder.deciding_schema import RecordJudge
@@ -25,10 +27,12 @@ from nexus_tasks.builder.record import SessionToBuild, build_record
 from nexus_tasks.builder.schema import InvalidRecordError
 from nexus_tasks.builder.session_details import SessionDetails, SessionDetailsError
 from nexus_tasks.config import Settings, SettingsError
-from nexus_tasks.db import builds, sessions
+from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
+from nexus_tasks.delivery.checkpoint import patiently
 from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
+from nexus_tasks.delivery.plain import plain_text
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.title import short_session_id
 from nexus_tasks.states import SessionStatus
@@ -43,13 +47,15 @@ _DIGEST_CHARACTERS = 8  # of the SHA-256, in the name of such a document
 class SessionOutcome:
     """What building one session came to; `problem` is one line when it has no record, or it goes nowhere.
 
-    `waits` says that time will mend that: the session is still `TO_BE_BUILT`, and a later call will build it.
+    `waits` says that time will mend that: the session is still `TO_BE_BUILT`, and a later call will build it. `built`
+    says that there is a record: a problem is then one of its way on.
     """
 
     session_identifier: str
     status: SessionStatus
     problem: str | None = None
     waits: bool = False
+    built: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,10 @@ def process_new_records(
 
     With `rebuild`, those of `identifiers` are built again whatever their status: a record that comes out differently
     replaces the one before, and the destinations are brought up to date in place. `on_outcome` hears of each as it is
-    done. A session whose data folder cannot be read stays `TO_BE_BUILT`, and so does one whose files are still being
-    written, or that may still get some; one whose record cannot be built becomes `ERROR`, one without files
-    `NO_FILES_FOUND`. Any number of builders may run at once; what workers were asked for may be built here as well.
+    done. A session whose data folder cannot be read stays `TO_BE_BUILT`, and so does one that has not ended, whose
+    files are still being written, or that may still get some; one whose record cannot be built becomes `ERROR`, one
+    without files `NO_FILES_FOUND`. Any number of builders may run at once; what workers were asked for may be built
+    here as well.
 
     Raises `SettingsError` when there is no data root, `DatabaseError`.
     """
@@ -111,11 +118,7 @@ def process_new_records(
             if claimed is None:
                 return outcomes
             outcome = _Build(*claimed, tools, finder, data_root, deployment, rebuild=rebuild).run()
-            with transaction(deployment.engine) as connection:
-                if outcome.waits:
-                    builds.put_off(connection, outcome.session_identifier, begun, outcome.problem)
-                else:
-                    builds.end(connection, outcome.session_identifier, begun, outcome.problem)
+            patiently(partial(_note, deployment.engine, outcome, begun))
             logger.log(
                 logging.WARNING if outcome.problem and not outcome.waits else logging.INFO,
                 "Session %s: %s%s",
@@ -125,6 +128,12 @@ def process_new_records(
             )
             outcomes.append(outcome)
             on_outcome(outcome)
+
+
+def _note(engine: Engine, outcome: SessionOutcome, begun: datetime) -> None:
+    with transaction(engine) as connection:
+        note = builds.put_off if outcome.waits else builds.end
+        note(connection, outcome.session_identifier, begun, None if outcome.built else outcome.problem)
 
 
 def finder_for(data_root: Path, settings: Settings) -> FileFinder:
@@ -148,11 +157,21 @@ class _Build:
     rebuild: bool
 
     def run(self) -> SessionOutcome:
-        """Build and hand over; whatever goes wrong ends in a status, or with the session given back."""
+        """Build and hand over; whatever goes wrong ends in a status, or with the session given back.
+
+        Raises `DatabaseError`: the session is given back then as well, for whoever tries again.
+        """
+        try:
+            return self._run()
+        except DatabaseError:
+            patiently(self._let_go)
+            raise
+
+    def _run(self) -> SessionOutcome:
         try:
             record = self._record()
             if record is None:
-                return self._end(SessionStatus.NO_FILES_FOUND, None)
+                return self._end(SessionStatus.NO_FILES_FOUND, "no files were found" if self.rebuild else None)
             return self._hand_over(record)
         except (DataFolderError, ReaderStartError, _NotYetError) as error:
             return self._give_back(str(error), waits=isinstance(error, _NotYetError))
@@ -173,7 +192,7 @@ class _Build:
                 "no destination is enabled, so the record goes nowhere: see `nexus-tasks destinations`, "
                 "then send it with `nexus-tasks destinations backfill`"
             )
-        return self._outcome(SessionStatus.BUILT_NOT_EXPORTED, problem)
+        return replace(self._outcome(SessionStatus.BUILT_NOT_EXPORTED, problem), built=True)
 
     def _record(self) -> RecordToExport | None:
         settings = self.deployment.settings
@@ -187,6 +206,10 @@ class _Build:
             )
         details = _details(said.get(self.session.session_identifier, {}))
         to_build = _to_build(self.session, instrument, instrument.filestore_path, details)
+        quiet = timedelta(seconds=settings.NX_FILE_QUIET)
+        early = too_early(to_build.end, datetime.now(UTC), quiet)
+        if early is not None:
+            raise _NotYetError(f"{early}; a build after {_local(to_build.end + quiet, to_build)} takes it")
         try:
             built = build_record(
                 to_build,
@@ -256,18 +279,42 @@ class _Build:
     def _give_back(self, problem: str, *, waits: bool = False) -> SessionOutcome:
         with transaction(self.deployment.engine) as connection:
             sessions.release(connection, self.session.session_identifier, self.token)
-        return SessionOutcome(self.session.session_identifier, self.session.status, problem, waits)
+        return self._outcome(self.session.status, problem, waits=waits)
 
-    def _end(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
-        if self.rebuild:  # there is a record already: its status stands
-            return self._give_back(problem or "no files were found, the record stays as it is")
+    def _let_go(self) -> None:
+        """As `_give_back`, with nothing known of how the build would have ended."""
         with transaction(self.deployment.engine) as connection:
             if sessions.release(connection, self.session.session_identifier, self.token):
-                sessions.set_status(connection, self.session.session_identifier, status)
-        return self._outcome(status, problem)
+                builds.interrupted(connection, self.session.session_identifier)
 
-    def _outcome(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
-        return SessionOutcome(self.session.session_identifier, status, problem)
+    def _end(self, status: SessionStatus, problem: str | None) -> SessionOutcome:
+        identifier = self.session.session_identifier
+        with transaction(self.deployment.engine) as connection:
+            stands = records.stands(connection, identifier)
+            if sessions.release(connection, identifier, self.token) and not stands:
+                sessions.set_status(connection, identifier, status)
+        if not stands:
+            return self._outcome(status, problem)
+        if status is SessionStatus.NO_FILES_FOUND:
+            problem = "no files were found, the record stays as it is"
+        return self._outcome(self.session.status, problem)
+
+    def _outcome(self, status: SessionStatus, problem: str | None, *, waits: bool = False) -> SessionOutcome:
+        if problem is not None:  # it may name a file whose name is no text
+            problem = plain_text(problem, len(problem))
+        return SessionOutcome(self.session.session_identifier, status, problem, waits)
+
+
+def too_early(end: datetime, now: datetime, quiet: timedelta) -> str | None:
+    """Why the files of a session that ends at `end` need not be all there, or whole; None when they are.
+
+    `quiet` is how long after its end a session is left alone: files come late to a share.
+    """
+    if now < end:
+        return "the session has not ended yet"
+    if now < end + quiet:
+        return f"the session ended {(now - end).total_seconds():.0f} s ago and its files may still be growing"
+    return None
 
 
 def _local(moment: datetime, session: SessionToBuild) -> str:

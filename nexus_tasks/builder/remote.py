@@ -14,7 +14,7 @@ from celery import Celery
 from sqlalchemy import Connection, Engine
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import builds, sessions
+from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.dispatch import BrokerError, queue_length
 from nexus_tasks.deployment import Deployment
@@ -90,7 +90,7 @@ def _give_up(connection: Connection, identifier: str, deaths: int) -> None:
         f"the builder died {deaths} times while it built this session: look at the logs of the workers, "
         "then build it here with `nexus-tasks build --rebuild`"
     )
-    if not builds.is_rebuild(connection, identifier):  # there is no record whose status would stand
+    if not records.stands(connection, identifier):
         sessions.set_status(connection, identifier, SessionStatus.ERROR)
     builds.end(connection, identifier, builds.clock(connection), problem)
     logger.warning("Session %s is given up: %s", identifier, problem)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Update, and_, exists, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from nexus_tasks.db.among import among
 from nexus_tasks.db.models import BuildClaim, BuildRequest, SessionLog
 from nexus_tasks.db.sessions import BUILT_BEFORE
 from nexus_tasks.states import SessionStatus
@@ -62,12 +63,10 @@ def ask(connection: Connection, identifiers: Sequence[str] | None, *, rebuild: b
         .order_by(func.min(SessionLog.timestamp), SessionLog.session_identifier)
     )
     if identifiers is not None:
-        wanted = wanted.where(SessionLog.session_identifier.in_(identifiers))
+        wanted = wanted.where(among(SessionLog.session_identifier, identifiers))
     asked = list(connection.execute(wanted).scalars())
     if asked:
-        statement = insert(BuildRequest).values(
-            [{"session_identifier": identifier, "rebuild": rebuild} for identifier in asked]
-        )
+        statement = insert(BuildRequest)
         anew = {
             "rebuild": statement.excluded.rebuild,
             "asked_at": func.clock_timestamp(),
@@ -85,7 +84,8 @@ def ask(connection: Connection, identifiers: Sequence[str] | None, *, rebuild: b
                 where=or_(
                     BuildRequest.ended_at.is_not(None), BuildRequest.not_before.is_not(None), statement.excluded.rebuild
                 ),
-            )
+            ),
+            [{"session_identifier": identifier, "rebuild": rebuild} for identifier in asked],
         )
     return asked
 
@@ -98,7 +98,7 @@ def take(connection: Connection, identifier: str) -> bool | None:
     statement = (
         update(BuildRequest)
         .where(BuildRequest.session_identifier == identifier, BuildRequest.ended_at.is_(None), ~_claimed())
-        .values(begun_at=func.now())
+        .values(begun_at=func.now(), not_before=None)
         .returning(BuildRequest.rebuild)
     )
     return connection.execute(statement).scalar_one_or_none()
@@ -113,7 +113,13 @@ def end(connection: Connection, identifier: str, begun: datetime, problem: str |
     known = connection.execute(_of(identifier, begun).values(ended).returning(BuildRequest.session_identifier))
     if known.first() is None and problem is not None:
         statement = insert(BuildRequest).values(session_identifier=identifier, rebuild=False, asked_at=begun, **ended)
-        connection.execute(statement.on_conflict_do_nothing())
+        connection.execute(  # of a request that was made meanwhile only the reason is new
+            statement.on_conflict_do_update(
+                index_elements=[BuildRequest.session_identifier],
+                set_={"problem": problem},
+                where=BuildRequest.asked_at > begun,
+            )
+        )
 
 
 def put_off(connection: Connection, identifier: str, begun: datetime, problem: str | None) -> None:
@@ -128,6 +134,19 @@ def put_off(connection: Connection, identifier: str, begun: datetime, problem: s
         end(connection, identifier, begun, problem)
 
 
+def interrupted(connection: Connection, identifier: str) -> None:
+    """Note that a builder gives the session back and lives on: its message comes again, and no death is counted."""
+    connection.execute(
+        update(BuildRequest)
+        .where(
+            BuildRequest.session_identifier == identifier,
+            BuildRequest.ended_at.is_(None),
+            BuildRequest.begun_at.is_not(None),
+        )
+        .values(begun_at=None, published_at=func.now())
+    )
+
+
 def _of(identifier: str, begun: datetime) -> Update:
     return update(BuildRequest).where(
         BuildRequest.session_identifier == identifier, BuildRequest.asked_at <= begun, ~_claimed()
@@ -137,12 +156,12 @@ def _of(identifier: str, begun: datetime) -> Update:
 def of_sessions(connection: Connection, identifiers: Sequence[str]) -> dict[str, Build]:
     """What is known of building these sessions; those of which nothing is known are left out."""
     held = select(BuildClaim.session_identifier).where(
-        BuildClaim.session_identifier.in_(identifiers), BuildClaim.expires_at > func.now()
+        among(BuildClaim.session_identifier, identifiers), BuildClaim.expires_at > func.now()
     )
     under_way = set(connection.execute(held).scalars())
     requests = select(
         BuildRequest.session_identifier, BuildRequest.ended_at, BuildRequest.not_before, BuildRequest.problem
-    ).where(BuildRequest.session_identifier.in_(identifiers))
+    ).where(among(BuildRequest.session_identifier, identifiers))
     found = {identifier: Build(True, False, None, None) for identifier in under_way}
     for row in connection.execute(requests):
         asked = row.ended_at is None
@@ -184,12 +203,6 @@ def count_deaths(connection: Connection, patience: timedelta) -> dict[str, int]:
     return {row.session_identifier: row.deaths for row in connection.execute(statement)}
 
 
-def is_rebuild(connection: Connection, identifier: str) -> bool:
-    """Whether the session has a record that is to be built again."""
-    statement = select(BuildRequest.rebuild).where(BuildRequest.session_identifier == identifier)
-    return bool(connection.execute(statement).scalar_one())
-
-
 def waiting(connection: Connection) -> int:
     """How many requests should have a message in the queue."""
     statement = select(func.count()).where(
@@ -216,7 +229,7 @@ def lock_unsent(connection: Connection, new: int, again: int, patience: timedelt
     ]
     connection.execute(
         update(BuildRequest)
-        .where(BuildRequest.session_identifier.in_([request.session_identifier for request in found]))
+        .where(among(BuildRequest.session_identifier, [request.session_identifier for request in found]))
         .values(published_at=func.now())
     )
     return found
@@ -225,7 +238,7 @@ def lock_unsent(connection: Connection, new: int, again: int, patience: timedelt
 def unsent(connection: Connection, identifiers: Sequence[str]) -> None:
     """Note that these messages did not go out."""
     connection.execute(
-        update(BuildRequest).where(BuildRequest.session_identifier.in_(identifiers)).values(published_at=None)
+        update(BuildRequest).where(among(BuildRequest.session_identifier, identifiers)).values(published_at=None)
     )
 
 

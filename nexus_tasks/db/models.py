@@ -163,7 +163,8 @@ class Record(Base):
     user: Mapped[str | None]
     document: Mapped[str]  # file name, under NX_RECORDS_PATH or its `uploaded` folder
     sha256: Mapped[str]
-    activities: Mapped[list[dict[str, Any]]]  # [{"files": [...], "previews": [... or null]}], pairwise, relative paths
+    # [{"files": [...], "previews": [... or null]}], pairwise, relative paths; "quoted" where one is no text
+    activities: Mapped[list[dict[str, Any]]]
     strategy: Mapped[Strategy]  # frozen when it was handed over
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     archived_at: Mapped[datetime | None]

@@ -1,16 +1,21 @@
 """Queries about records: the document of a session, and which ones may be archived."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace as with_changed
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from nexus_tasks.db.among import among
 from nexus_tasks.db.models import Delivery, Record, SessionLog
 from nexus_tasks.db.rows import RecordRow
 from nexus_tasks.states import DeliveryState, SessionStatus, Strategy
+
+_QUOTED = "quoted"  # stands in an activity whose paths are quoted
 
 
 def add(
@@ -37,7 +42,7 @@ def add(
         user=user,
         document=document,
         sha256=sha256,
-        activities=activities,
+        activities=[_as_stored(activity) for activity in activities],
         strategy=strategy,
     )
     return connection.execute(
@@ -68,7 +73,7 @@ def replace(
             user=user,
             document=document,
             sha256=sha256,
-            activities=activities,
+            activities=[_as_stored(activity) for activity in activities],
             archived_at=None,
         )
     )
@@ -77,18 +82,18 @@ def replace(
 def of_session(connection: Connection, session_identifier: str) -> RecordRow | None:
     """The record of a session."""
     row = connection.execute(_RECORDS.where(Record.session_identifier == session_identifier)).one_or_none()
-    return RecordRow(*row) if row else None
+    return _row(row) if row else None
 
 
 def lock_of_session(connection: Connection, session_identifier: str) -> RecordRow:
     """The record of a session that has one, locked until the end of the transaction."""
     statement = _RECORDS.where(Record.session_identifier == session_identifier).with_for_update(key_share=True)
-    return RecordRow(*connection.execute(statement).one())
+    return _row(connection.execute(statement).one())
 
 
 def get(connection: Connection, record_id: int) -> RecordRow:
     """The record of that id."""
-    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id)).one())
+    return _row(connection.execute(_RECORDS.where(Record.id == record_id)).one())
 
 
 def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None) -> list[RecordRow]:
@@ -96,12 +101,12 @@ def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None
     statement = _RECORDS.order_by(Record.dt_from, Record.id)
     if identifiers is not None:
         statement = statement.where(among(Record.session_identifier, identifiers))
-    return [RecordRow(*row) for row in connection.execute(statement)]
+    return [_row(row) for row in connection.execute(statement)]
 
 
 def lock(connection: Connection, record_id: int) -> RecordRow:
     """The record, locked until the end of the transaction: verdicts about it are made one after the other."""
-    return RecordRow(*connection.execute(_RECORDS.where(Record.id == record_id).with_for_update(key_share=True)).one())
+    return _row(connection.execute(_RECORDS.where(Record.id == record_id).with_for_update(key_share=True)).one())
 
 
 def archivable(connection: Connection, limit: int) -> list[RecordRow]:
@@ -119,12 +124,48 @@ def archivable(connection: Connection, limit: int) -> list[RecordRow]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return [RecordRow(*row) for row in connection.execute(statement)]
+    return [_row(row) for row in connection.execute(statement)]
 
 
 def archived(connection: Connection, record_id: int) -> None:
     """Note that the document stands in the archive."""
     connection.execute(update(Record).where(Record.id == record_id).values(archived_at=func.now()))
+
+
+def stands(connection: Connection, session_identifier: str) -> bool:
+    """Whether the session's status is that of a record: a build that fails changes nothing then."""
+    statement = select(
+        exists().where(
+            Record.session_identifier == session_identifier,
+            SessionLog.session_identifier == Record.session_identifier,
+            SessionLog.record_status != SessionStatus.TO_BE_BUILT,
+        )
+    )
+    return bool(connection.execute(statement).scalar_one())
+
+
+def _row(row: Sequence[Any]) -> RecordRow:
+    record = RecordRow(*row)
+    return with_changed(record, activities=[_as_named(activity) for activity in record.activities])
+
+
+def _as_stored(activity: dict[str, Any]) -> dict[str, Any]:
+    """The activity as JSON can hold it: its paths percent-quoted byte for byte where one of them is no text."""
+    try:
+        "".join(filter(None, [*activity["files"], *activity["previews"]])).encode()
+    except UnicodeEncodeError:
+        return {**_with_each(activity, lambda path: quote(os.fsencode(path), safe="/")), _QUOTED: True}
+    return activity
+
+
+def _as_named(activity: dict[str, Any]) -> dict[str, Any]:
+    if _QUOTED not in activity:
+        return activity
+    return _with_each(activity, lambda path: os.fsdecode(unquote_to_bytes(path)))
+
+
+def _with_each(activity: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    return {part: [path and change(path) for path in activity[part]] for part in ("files", "previews")}
 
 
 _RECORDS = select(

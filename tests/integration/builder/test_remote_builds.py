@@ -17,8 +17,9 @@ from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
 from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE, MOST_DEATHS, enqueue_builds, publish_builds
 from nexus_tasks.builder.tasks import DISPATCH_BUILDS
 from nexus_tasks.db import builds, records, sessions
-from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
+from nexus_tasks.delivery import checkpoint
 from nexus_tasks.delivery.dispatch import BrokerError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
@@ -200,6 +201,23 @@ def test_a_record_is_the_same_bytes_whoever_builds_it(deployment: Deployment, wo
     assert times_built(deployment, "s1") == 1
 
 
+def test_what_was_wrong_with_a_build_is_kept_although_workers_were_asked_meanwhile(deployment: Deployment) -> None:
+    with transaction(deployment.engine) as connection:
+        begun = builds.clock(connection)
+    enqueue_builds(deployment, ["s1"])
+    with transaction(deployment.engine) as connection:
+        builds.end(connection, "s1", begun, "its files are damaged")
+    assert problem_of(deployment, "s1") == "its files are damaged"
+    assert under_way(deployment) == {"s1"}
+
+
+def test_what_is_wrong_on_the_way_of_a_record_is_nothing_of_its_build(deployment: Deployment) -> None:
+    away = _app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0")
+    (outcome,) = process_new_records(replace(deployment, app=away), identifiers=["s1"])
+    assert "NX_BROKER_URL" in str(outcome.problem)
+    assert problem_of(deployment, "s1") is None
+
+
 def test_a_message_that_comes_twice_builds_once(deployment: Deployment, work_for: MakeWorker) -> None:
     enqueue_builds(work_for(deployment), ["s1"])
     build_by_message(deployment, "s1")
@@ -285,11 +303,15 @@ def test_a_session_that_waits_for_files_is_looked_at_again_later(
 ) -> None:
     growing = tmp_path / "files" / "SEM" / "3b.txt"
     now = datetime.now(UTC)
-    with transaction(deployment.engine) as connection:
-        connection.execute(
-            text("UPDATE session_log SET timestamp = :end WHERE session_identifier = 's3' AND event_type = 'END'"),
-            {"end": now - timedelta(seconds=1)},
-        )
+
+    def ended(ago: timedelta) -> None:
+        with transaction(deployment.engine) as connection:
+            connection.execute(
+                text("UPDATE session_log SET timestamp = :end WHERE session_identifier = 's3' AND event_type = 'END'"),
+                {"end": now - ago},
+            )
+
+    ended(timedelta(seconds=1))
     os.utime(growing, ((now - timedelta(seconds=5)).timestamp(),) * 2)
     enqueue_builds(work_for(deployment), ["s3"])
     empty_broker(deployment.settings.broker_url)
@@ -301,6 +323,7 @@ def test_a_session_that_waits_for_files_is_looked_at_again_later(
 
     pass_time(deployment, builds.PUT_OFF.total_seconds())
     os.utime(growing, ((now - timedelta(seconds=90)).timestamp(),) * 2)
+    ended(timedelta(seconds=85))
     assert publish(deployment) == 1
     assert build_by_message(deployment, "s3")["record_status"] == "BUILT_NOT_EXPORTED"
     assert problem_of(deployment, "s3") is None
@@ -373,6 +396,79 @@ def test_a_record_stands_although_its_rebuild_is_given_up(deployment: Deployment
         publish(deployment)
     assert status_of(deployment, "s1") is SessionStatus.BUILT_NOT_EXPORTED
     assert problem_of(deployment, "s1") is not None
+
+
+def test_a_session_without_a_record_is_an_error_when_its_rebuild_is_given_up(deployment: Deployment) -> None:
+    with transaction(deployment.engine) as connection:
+        sessions.set_status(connection, "s1", SessionStatus.NO_FILES_FOUND)
+    enqueue_builds(deployment, ["s1", "s2"], rebuild=True)  # s2 is to be built anyway
+    for _ in range(MOST_DEATHS):
+        for session in ("s1", "s2"):
+            with transaction(deployment.engine) as connection:
+                assert builds.take(connection, session)
+        pass_time(deployment, 101)
+        publish(deployment)
+    assert {status_of(deployment, session) for session in ("s1", "s2")} == {SessionStatus.ERROR}
+
+
+class Outage:
+    """A query whose database is away for the first of its calls."""
+
+    def __init__(self, call: Callable[..., Any], *, times: int = 1) -> None:
+        self.call = call
+        self.left = times
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise DatabaseError("The database cannot be used: it is being restarted.")
+        return self.call(*arguments, **options)
+
+
+def test_a_build_that_a_restart_of_the_database_broke_off_is_tried_again_at_once(
+    deployment: Deployment, work_for: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_builds(work_for(deployment), ["s1"])
+    monkeypatch.setattr(checkpoint, "DATABASE_POLL_S", 0)
+    monkeypatch.setattr(sessions, "renew", Outage(sessions.renew))
+    monkeypatch.setattr(sessions, "release", Outage(sessions.release, times=2))
+
+    deployment.app.tasks[BUILD].apply(kwargs={"session": "s1"})
+
+    assert status_of(deployment, "s1") is SessionStatus.BUILT_NOT_EXPORTED
+    assert under_way(deployment) == set()
+    assert times_built(deployment, "s1") == 1
+
+
+def test_what_a_build_came_to_is_written_down_when_the_database_is_back(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_builds(deployment, ["s1"])
+    monkeypatch.setattr(checkpoint, "DATABASE_POLL_S", 0)
+    monkeypatch.setattr(builds, "end", Outage(builds.end, times=2))
+
+    process_new_records(deployment, identifiers=["s1"])
+
+    assert under_way(deployment) == set()
+
+
+def test_a_database_that_is_away_again_and_again_is_no_death_of_a_builder(
+    deployment: Deployment, work_for: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_builds(work_for(deployment), ["s1"])
+    with monkeypatch.context() as away:
+        away.setattr(sessions, "renew", Outage(sessions.renew, times=MOST_DEATHS + 1))
+        for _ in range(MOST_DEATHS + 1):
+            with transaction(deployment.engine) as connection:
+                assert builds.take(connection, "s1") is False
+            with pytest.raises(DatabaseError):
+                process_new_records(deployment, identifiers=["s1"])
+            empty_broker(deployment.settings.broker_url)
+            assert publish(deployment) == 0  # whoever was at it tries again
+            pass_time(deployment, 101)
+            assert publish(deployment) == 1
+    assert status_of(deployment, "s1") is SessionStatus.TO_BE_BUILT
+    assert build_by_message(deployment, "s1")["record_status"] == "BUILT_NOT_EXPORTED"
 
 
 def test_what_one_dispatch_is_about_to_send_another_leaves_alone(deployment: Deployment) -> None:

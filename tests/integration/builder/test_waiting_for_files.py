@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from lxml import etree
+from sqlalchemy import text
 
 from nexus_tasks.builder.files import Listing, list_folder
-from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
+from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records, too_early
 from nexus_tasks.builder.schema import NAMESPACE
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
@@ -20,6 +21,7 @@ from tests.integration.builder.conftest import Lab
 
 HOUR = timedelta(hours=1)
 NAMES = {"n": NAMESPACE}
+GUIDE = Path(__file__).parents[3] / "docs" / "failures.md"
 
 
 @pytest.fixture
@@ -45,6 +47,14 @@ def add(deployment: Deployment, *identifiers: str, ended: timedelta = HOUR, cloc
             sessions.add_session(connection, row)
 
 
+def end(deployment: Deployment, ended: timedelta) -> None:
+    """Move the end of the only session."""
+    with transaction(deployment.engine) as connection:
+        connection.execute(
+            text("UPDATE session_log SET timestamp = :end WHERE event_type = 'END'"), {"end": datetime.now(UTC) - ended}
+        )
+
+
 def build(deployment: Deployment, *identifiers: str, rebuild: bool = False) -> SessionOutcome:
     (outcome,) = process_new_records(deployment, identifiers=identifiers or None, rebuild=rebuild)
     return outcome
@@ -66,22 +76,98 @@ def files_of(deployment: Deployment) -> list[str]:
 
 
 def test_a_session_with_a_file_that_may_still_grow_is_left_for_a_later_build(lab: Lab, folder: Path) -> None:
-    deployment = lab()
+    deployment = lab(NX_FILE_QUIET=1800)
     put(folder / "a.txt", 2 * HOUR)
-    put(folder / "b.txt", timedelta(seconds=5))
-    add(deployment, "s", ended=timedelta(seconds=1))
+    put(folder / "b.txt", timedelta(minutes=10))
+    add(deployment, "s", ended=timedelta(minutes=5))
 
     outcome = build(deployment)
 
     assert (outcome.status, outcome.waits) == (SessionStatus.TO_BE_BUILT, True)
-    assert "SEM/b.txt was written" in str(outcome.problem)
+    assert "s ago and its files may still be growing" in str(outcome.problem)
     assert "a build after 20" in str(outcome.problem)
     with transaction(deployment.engine) as connection:
         known = builds.of_sessions(connection, ["s"])["s"]
     assert known == builds.Build(under_way=False, asked=False, not_before=None, problem=outcome.problem)
-    put(folder / "b.txt", timedelta(seconds=61))
+    put(folder / "b.txt", 0.75 * HOUR)
+    end(deployment, timedelta(minutes=31))
     assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
     assert files_of(deployment) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("quiet", [0, 60])
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_session_that_has_not_ended_is_left_for_a_later_build(
+    lab: Lab, folder: Path, quiet: int, *, rebuild: bool
+) -> None:
+    deployment = lab(NX_FILE_QUIET=quiet)
+    put(folder / "a.txt", 0.5 * HOUR)
+    add(deployment, "s", ended=-HOUR)
+
+    outcome = build(deployment, "s", rebuild=rebuild)
+
+    assert (outcome.status, outcome.waits) == (SessionStatus.TO_BE_BUILT, True)
+    assert "the session has not ended yet; a build after 20" in str(outcome.problem)
+    put(folder / "b.txt", timedelta(minutes=10))
+    end(deployment, timedelta(minutes=5))
+    assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
+    assert files_of(deployment) == ["a.txt", "b.txt"]
+
+
+def test_a_file_that_reaches_the_share_after_the_end_of_its_session_is_in_its_record(lab: Lab, folder: Path) -> None:
+    deployment = lab(NX_FILE_QUIET=1800)
+    put(folder / "a.txt", 2 * HOUR)
+    add(deployment, "s", ended=timedelta(minutes=5))
+    assert build(deployment).waits
+
+    put(folder / "late.txt", HOUR)
+    end(deployment, timedelta(minutes=31))
+    build(deployment)
+
+    assert files_of(deployment) == ["a.txt", "late.txt"]
+
+
+def test_the_clock_of_the_instrument_does_not_say_when_a_session_has_ended(lab: Lab, folder: Path) -> None:
+    deployment = lab()
+    put(folder / "a.txt", -0.5 * HOUR)  # by a clock that is two hours ahead
+    add(deployment, "s", ended=timedelta(minutes=30), clock_offset=7200)
+
+    assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
+    assert files_of(deployment) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("since", "reason"),
+    [
+        (-1, "the session has not ended yet"),
+        (0, "the session ended 0 s ago and its files may still be growing"),
+        (59.9, "the session ended 60 s ago and its files may still be growing"),
+        (60, None),
+    ],
+)
+def test_a_session_is_left_alone_for_the_quiet_time_after_its_end(since: float, reason: str | None) -> None:
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    assert too_early(noon, noon + timedelta(seconds=since), timedelta(minutes=1)) == reason
+
+
+def test_a_session_whose_instrument_has_no_folder_is_left_for_a_later_build_as_the_guide_says(
+    lab: Lab, folder: Path
+) -> None:
+    deployment = lab()
+    put(folder / "a.txt", 2 * HOUR)
+    with transaction(deployment.engine) as connection:
+        sessions.add_instrument(connection, InstrumentRow("SEM-1", None, None, None, "Europe/Berlin", 0))
+        end = datetime.now(UTC) - HOUR
+        row = SessionRow("s", "SEM-1", end - 2 * HOUR, end, "ann", SessionStatus.TO_BE_BUILT)
+        sessions.add_session(connection, row)
+
+    outcome = build(deployment)
+
+    assert str(outcome.problem).startswith("Instrument SEM-1 has no data folder")
+    assert f"| Instrument … has no data folder | `{status_of(deployment)}` |" in GUIDE.read_text(encoding="utf-8")
+    with transaction(deployment.engine) as connection:
+        sessions.add_instrument(connection, InstrumentRow("SEM-1", None, None, "SEM", "Europe/Berlin", 0))
+    assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
 
 
 def test_a_record_that_exists_is_not_rebuilt_without_a_file_that_may_still_grow(lab: Lab, folder: Path) -> None:
@@ -90,7 +176,7 @@ def test_a_record_that_exists_is_not_rebuilt_without_a_file_that_may_still_grow(
     add(deployment, "s", ended=timedelta(seconds=1))
     build(deployment)
 
-    outcome = build(lab(NX_FILE_QUIET=600), "s", rebuild=True)
+    outcome = build(lab(NX_FILE_QUIET=3600), "s", rebuild=True)
 
     assert outcome.waits
     assert status_of(deployment) is SessionStatus.BUILT_NOT_EXPORTED
@@ -115,6 +201,42 @@ def test_after_the_delay_it_is_final_that_there_are_no_files(lab: Lab, folder: P
 
     assert build(deployment) == SessionOutcome("s", SessionStatus.NO_FILES_FOUND)
     assert status_of(deployment) is SessionStatus.NO_FILES_FOUND
+
+
+def test_a_rebuild_that_finds_no_files_keeps_the_record_that_there_is(lab: Lab, folder: Path) -> None:
+    deployment = lab()
+    put(folder / "a.txt", 2 * HOUR)
+    add(deployment, "s")
+    build(deployment)
+    (folder / "a.txt").unlink()
+
+    outcome = build(deployment, "s", rebuild=True)
+
+    assert outcome.status is status_of(deployment) is SessionStatus.BUILT_NOT_EXPORTED
+    assert outcome.problem == "no files were found, the record stays as it is"
+
+
+def test_a_rebuild_that_finds_no_files_speaks_of_no_record_where_there_is_none(lab: Lab, folder: Path) -> None:
+    deployment = lab(NX_FILE_DELAY_DAYS=0)
+    add(deployment, "s")
+    build(deployment)
+
+    outcome = build(deployment, "s", rebuild=True)
+
+    assert outcome == SessionOutcome("s", SessionStatus.NO_FILES_FOUND, "no files were found")
+    assert status_of(deployment) is SessionStatus.NO_FILES_FOUND
+
+
+def test_a_session_that_is_to_be_built_becomes_an_error_under_rebuild_as_well(lab: Lab, folder: Path) -> None:
+    deployment = lab()
+    put(folder / "a.txt", 2 * HOUR)
+    add(deployment, "s")
+    with transaction(deployment.engine) as connection:
+        sessions.set_details(connection, "s", {"title": ["no", "text"]})
+
+    outcome = build(deployment, "s", rebuild=True)
+
+    assert outcome.status is status_of(deployment) is SessionStatus.ERROR
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""How the paths of a record's files are kept."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from nexus_tasks.db import records
+from nexus_tasks.db.engine import engine_for, transaction
+from tests.integration.db import add_record
+
+LATIN = "SEM/H\udce4rte 100%.txt"
+
+
+def kept(url: str, *activities: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the row of a record holds that was replaced by one with these activities, and is read as them."""
+    with transaction(engine_for(url)) as connection:
+        record_id = add_record(connection, "s")
+        known = records.get(connection, record_id)
+        records.replace(
+            connection,
+            record_id,
+            dt_from=known.dt_from,
+            dt_to=known.dt_to,
+            timezone=known.timezone,
+            user=known.user,
+            document=known.document,
+            sha256=known.sha256,
+            activities=list(activities),
+        )
+        readings = [
+            records.get(connection, record_id),
+            records.lock(connection, record_id),
+            records.of_session(connection, "s"),
+            records.lock_of_session(connection, "s"),
+            *records.of_sessions(connection),
+        ]
+        for reading in readings:
+            assert reading is not None
+            assert reading.activities == list(activities)
+        stored: list[dict[str, Any]] = connection.execute(text("SELECT activities FROM record")).scalar_one()
+    return stored
+
+
+def test_a_path_that_is_no_text_is_read_as_it_was_given(database_url: str) -> None:
+    plain = {"files": ["SEM/a.txt"], "previews": [None]}
+    odd = {"files": [LATIN, "SEM/b%20.txt"], "previews": [f"{LATIN}.thumb.png", None]}
+
+    assert kept(database_url, plain, odd) == [
+        plain,
+        {
+            "files": ["SEM/H%E4rte%20100%25.txt", "SEM/b%2520.txt"],
+            "previews": ["SEM/H%E4rte%20100%25.txt.thumb.png", None],
+            "quoted": True,
+        },
+    ]
+
+
+@pytest.mark.parametrize("path", ["SEM/H%E4rte.txt", "SEM/100%.txt", "SEM/\u00e4.txt", "SEM/%"])
+def test_a_path_that_is_text_is_kept_as_ever(database_url: str, path: str) -> None:
+    activity = {"files": [path], "previews": [None]}
+    assert kept(database_url, activity) == [activity]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from dataclasses import replace as with_changed
 from datetime import datetime
 from typing import Any
@@ -18,65 +19,38 @@ from nexus_tasks.states import DeliveryState, SessionStatus, Strategy
 _QUOTED = "quoted"  # stands in an activity whose paths are quoted
 
 
+@dataclass(frozen=True)
+class BuiltRecord:
+    """What a builder says of a record: a later one for the same session replaces all of it."""
+
+    dt_from: datetime
+    dt_to: datetime
+    timezone: str
+    user: str | None
+    document: str
+    sha256: str
+    activities: list[dict[str, Any]]
+
+    def values(self) -> dict[str, Any]:
+        """The columns that hold it."""
+        return {**vars(self), "activities": [_as_stored(activity) for activity in self.activities]}
+
+
 def add(
-    connection: Connection,
-    *,
-    session_identifier: str,
-    instrument_pid: str,
-    dt_from: datetime,
-    dt_to: datetime,
-    timezone: str,
-    user: str | None,
-    document: str,
-    sha256: str,
-    activities: list[dict[str, Any]],
-    strategy: Strategy,
+    connection: Connection, session_identifier: str, instrument_pid: str, built: BuiltRecord, strategy: Strategy
 ) -> int | None:
     """Insert the record of a session and return its id; None when the session has one already."""
     statement = insert(Record).values(
-        session_identifier=session_identifier,
-        instrument_pid=instrument_pid,
-        dt_from=dt_from,
-        dt_to=dt_to,
-        timezone=timezone,
-        user=user,
-        document=document,
-        sha256=sha256,
-        activities=[_as_stored(activity) for activity in activities],
-        strategy=strategy,
+        session_identifier=session_identifier, instrument_pid=instrument_pid, strategy=strategy, **built.values()
     )
     return connection.execute(
         statement.on_conflict_do_nothing(index_elements=[Record.session_identifier]).returning(Record.id)
     ).scalar_one_or_none()
 
 
-def replace(
-    connection: Connection,
-    record_id: int,
-    *,
-    dt_from: datetime,
-    dt_to: datetime,
-    timezone: str,
-    user: str | None,
-    document: str,
-    sha256: str,
-    activities: list[dict[str, Any]],
-) -> None:
+def replace(connection: Connection, record_id: int, built: BuiltRecord) -> None:
     """Point the record to another document, with what is known of its session now: it was rebuilt."""
-    connection.execute(
-        update(Record)
-        .where(Record.id == record_id)
-        .values(
-            dt_from=dt_from,
-            dt_to=dt_to,
-            timezone=timezone,
-            user=user,
-            document=document,
-            sha256=sha256,
-            activities=[_as_stored(activity) for activity in activities],
-            archived_at=None,
-        )
-    )
+    connection.execute(update(Record).where(Record.id == record_id).values(archived_at=None, **built.values()))
 
 
 def of_session(connection: Connection, session_identifier: str) -> RecordRow | None:

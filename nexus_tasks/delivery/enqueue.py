@@ -106,38 +106,24 @@ def _take_over(
     identifier = record.session_identifier
     if record.claim is not None and not sessions.release(connection, identifier, record.claim):
         raise ClaimLostError(f"Another builder has taken over session {identifier}.")
-    sha256 = documents.sha256_of(record.xml)
-    record_id = records.add(
-        connection,
-        session_identifier=identifier,
-        instrument_pid=record.instrument_pid,
+    built = records.BuiltRecord(
         dt_from=record.dt_from,
         dt_to=record.dt_to,
         timezone=record.timezone,
         user=record.user,
         document=document,
-        sha256=sha256,
+        sha256=documents.sha256_of(record.xml),
         activities=record.activities,
-        strategy=settings.NX_EXPORT_STRATEGY,
     )
+    record_id = records.add(connection, identifier, record.instrument_pid, built, settings.NX_EXPORT_STRATEGY)
     # whoever hands the same session over at this moment waits for this transaction from here on
     session = _know_session(connection, record)
     if record_id is None:  # handed over before; if it was rebuilt, its deliveries are brought up to date in place
         known = records.lock_of_session(connection, identifier)
-        if known.sha256 == sha256:
+        if known.sha256 == built.sha256:
             sessions.set_status(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
             return known.id
-        records.replace(
-            connection,
-            known.id,
-            dt_from=record.dt_from,
-            dt_to=record.dt_to,
-            timezone=record.timezone,
-            user=record.user,
-            document=document,
-            sha256=sha256,
-            activities=record.activities,
-        )
+        records.replace(connection, known.id, built)
         record_id = known.id
     else:
         deliveries.add(connection, record_id, frozen)

@@ -196,10 +196,7 @@ class _TakingOver:
         except InvalidRecordError as error:
             return f"Its record {file} is damaged: {error}"
         document = self._store(session, xml)
-        record_id = records.add(
-            connection,
-            session_identifier=session.session_identifier,
-            instrument_pid=session.instrument_pid,
+        built = records.BuiltRecord(
             dt_from=session.start,
             dt_to=session.end,
             timezone=self._zones[session.instrument_pid],
@@ -207,8 +204,9 @@ class _TakingOver:
             document=document,
             sha256=documents.sha256_of(xml),
             activities=[{"files": each["files"], "previews": [None] * len(each["files"])} for each in activities],
-            strategy=self._deployment.settings.NX_EXPORT_STRATEGY,
         )
+        strategy = self._deployment.settings.NX_EXPORT_STRATEGY
+        record_id = records.add(connection, session.session_identifier, session.instrument_pid, built, strategy)
         if record_id is None:
             raise AssertionError(session.session_identifier)  # whoever has one was left out
         self.imported.records_new += 1

@@ -37,19 +37,8 @@ def add_record(
 ) -> int:
     """A record handed over, with its session and its deliveries."""
     add_session(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
-    record_id = records.add(
-        connection,
-        session_identifier=identifier,
-        instrument_pid=INSTRUMENT,
-        dt_from=START,
-        dt_to=START + timedelta(hours=2),
-        timezone="UTC",
-        user="jsmith",
-        document="record.xml",
-        sha256="0" * 64,
-        activities=[],
-        strategy=strategy,
-    )
+    built = records.BuiltRecord(START, START + timedelta(hours=2), "UTC", "jsmith", "record.xml", "0" * 64, [])
+    record_id = records.add(connection, identifier, INSTRUMENT, built, strategy)
     assert record_id is not None
     deliveries.add(connection, record_id, destinations)
     return record_id

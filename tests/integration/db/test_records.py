@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from nexus_tasks.db import records
 from nexus_tasks.db.engine import engine_for, transaction
-from tests.integration.db import add_record
+from tests.integration.db import START, add_record
 
 LATIN = "SEM/H\udce4rte 100%.txt"
 
@@ -16,18 +16,8 @@ def kept(url: str, *activities: dict[str, Any]) -> list[dict[str, Any]]:
     """What the row of a record holds that was replaced by one with these activities, and is read as them."""
     with transaction(engine_for(url)) as connection:
         record_id = add_record(connection, "s")
-        known = records.get(connection, record_id)
-        records.replace(
-            connection,
-            record_id,
-            dt_from=known.dt_from,
-            dt_to=known.dt_to,
-            timezone=known.timezone,
-            user=known.user,
-            document=known.document,
-            sha256=known.sha256,
-            activities=list(activities),
-        )
+        built = records.BuiltRecord(START, START, "UTC", "jsmith", "record.xml", "0" * 64, list(activities))
+        records.replace(connection, record_id, built)
         readings = [
             records.get(connection, record_id),
             records.lock(connection, record_id),

@@ -243,7 +243,7 @@ def test_a_body_that_takes_long_to_make_is_sent_all_the_same_and_the_next_one_in
 
     deployment = deploy(labarchives(depends_on=(), interval=SHORT, answer=answer))
     hand_over(deployment)
-    for _ in range(4):  # the second object waits for a later try
+    for _ in range(20):  # the second object waits for a later try
         this = begun(deployment, "labarchives")
         try:
             finish(deployment, this, perform(deployment, this))
@@ -264,7 +264,7 @@ def test_how_much_slack_is_needed_is_learned_and_forgotten_again(deploy: Deploy)
     time.sleep(3 * SLACK_S)
     own.take()
     assert turns._slack["labarchives"] > 3 * SLACK_S
-    for _ in range(12):
+    for _ in range(30):
         own._in_time(turns._Turn(time.monotonic(), turns._slack["labarchives"]))
     assert turns._slack["labarchives"] == SLACK_S
 

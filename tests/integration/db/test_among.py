@@ -1,22 +1,10 @@
 """More sessions than a query may have parameters."""
 
-from collections.abc import Iterator
-
-import pytest
 from sqlalchemy import Connection, text
 
 from nexus_tasks.db import builds, deliveries, records, runs, sessions, upload_log
-from nexus_tasks.db.engine import engine_for, transaction
 
 MANY = 66_000  # PostgreSQL takes 65,535 parameters
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    engine = engine_for(database_url)
-    with transaction(engine) as connection:
-        yield connection
-    engine.dispose()
 
 
 def test_queries_about_many_sessions_have_no_limit(connection: Connection) -> None:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -16,14 +15,6 @@ WIDE = {"cdcs": 16, "labarchives": 16, "elabftw": 16}
 BACKLOG = 2000
 MOST_SECONDS = 0.5
 ALONE = FrozenDestination("elabftw", 85, (), (), updates=True)
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    engine = engine_for(database_url)
-    with transaction(engine) as connection:
-        yield connection
-    engine.dispose()
 
 
 def set_delivery(

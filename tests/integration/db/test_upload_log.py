@@ -1,25 +1,15 @@
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, text
 
 from nexus_tasks.db import deliveries, runs, upload_log
-from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.db.rows import AttemptEnd
 from nexus_tasks.states import AttemptState, DeliveryState
 from tests.integration.db import CDCS, ELABFTW, add_record, add_run
 
 SESSION = "https://nemo.example.org/api/usage_events/?id=303"
 LOGGED = [AttemptState.SUCCEEDED, AttemptState.TRANSIENT, AttemptState.PERMANENT, AttemptState.CONFIGURATION]
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    engine = engine_for(database_url)
-    with transaction(engine) as connection:
-        yield connection
-    engine.dispose()
 
 
 def attempt_all(connection: Connection, record_id: int, state: AttemptState, message: str | None = None) -> None:

@@ -1,7 +1,9 @@
 """Embedded PostgreSQL and Valkey and stand-ins for the three services: for `demo`, `sandbox` and the tests only."""
 
+from nexus_tasks.plain_error import PlainError
 
-class SandboxNotInstalledError(ImportError):
+
+class SandboxNotInstalledError(PlainError):
     """A package of the `sandbox` extra is missing; the message says which extra to install."""
 
     def __init__(self, needed_for: str) -> None:

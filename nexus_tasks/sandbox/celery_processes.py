@@ -6,7 +6,8 @@ from pathlib import Path
 
 import requests
 
-from nexus_tasks.sandbox.processes import ManagedProcess, free_port
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
 
 WORKER_DEADLINE_S = 60  # a cold start imports everything once
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError, free_port
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
+from nexus_tasks.sandbox.process_error import ProcessError
 
 PORT_TRIES = 3  # somebody else may take a free port before the server has it
 
@@ -18,7 +20,7 @@ class EmbeddedServer(ABC):
 
     title: str  # for messages
 
-    def __init__(self, folder: Path, port: int | None) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder.absolute()
         self.data = self.folder / "data"
         self._port = port

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexus_tasks.sandbox.processes import ProcessError
+from nexus_tasks.sandbox.process_error import ProcessError
 
 INSTALL_DEADLINE_S = 900  # for a slow line; usually it takes less than a minute
 

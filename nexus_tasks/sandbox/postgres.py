@@ -21,7 +21,8 @@ from psycopg import sql
 
 from nexus_tasks.sandbox import SandboxNotInstalledError
 from nexus_tasks.sandbox.embedded import EmbeddedServer
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.process_error import ProcessError
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,8 @@ class EmbeddedPostgres(EmbeddedServer):
 
     title = "PostgreSQL"
 
-    def __init__(
-        self, folder: Path, *, port: int | None = None, fsync: bool = True, options: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(folder, port)
+    def __init__(self, folder: Path, *, fsync: bool = True, options: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
         self._options = {**SERVER_OPTIONS, **({} if fsync else {"fsync": "off", "full_page_writes": "off"})}
         self._options.update(options or {})
         self._launcher: list[str] = []  # what stands before the programs, set by start()

@@ -11,8 +11,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from nexus_tasks.config import Settings
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError, free_port, stop_stale
+from nexus_tasks.sandbox.process_error import ProcessError
+from nexus_tasks.sandbox.process_record import stop_stale
 from nexus_tasks.sandbox.real_cdcs.server import RealCdcs
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
 
@@ -70,18 +74,19 @@ class Sandbox:
             part.stop()
 
     def environment(self) -> dict[str, str]:
-        """The `NX_*` settings that lead to the running services, and put files into the folder."""
+        """The `NX_*` settings that lead to the running services, and put files into the folder.
+
+        Every other one is there too, and empty: what a lab has set, in the environment or in `.env`, does not count in
+        here, so that nothing made up reaches its archive or its services.
+        """
         return {
+            **dict.fromkeys(Settings.model_fields, ""),
             "NX_DATABASE_URL": self.postgres.url,
             "NX_BROKER_URL": self.valkey.url,
-            "NX_RESULT_BACKEND_URL": "",
             "NX_DATA_PATH": str(self.folder / "data"),
             "NX_RECORDS_PATH": str(self.folder / "records"),
             "NX_LOG_PATH": str(self.folder / "logs"),
             "NX_INSTRUMENT_DATA_PATH": str(self.folder / "instruments"),
-            "NX_ELABFTW_EXPERIMENT_CATEGORY": "",
-            "NX_ELABFTW_EXPERIMENT_STATUS": "",
-            "NX_CA_BUNDLE": "",
             **self._service_settings(),
             **({} if self.cdcs is None else self.cdcs.environment()),
         }

@@ -10,7 +10,8 @@ import redis
 
 from nexus_tasks.sandbox import SandboxNotInstalledError
 from nexus_tasks.sandbox.embedded import EmbeddedServer
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.process_error import ProcessError
 
 DATABASES = 16  # numbered from 0
 

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.enqueue import export_records
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.sandbox.processes import ManagedProcess
+from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.services import client
 from tests.benchmarks.running import running
 from tests.chaos.records import records

@@ -11,7 +11,8 @@ from nexus_tasks.db import migrate
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import enter
 from nexus_tasks.sandbox import celery_processes
-from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
+from nexus_tasks.sandbox.lifeline import Lifeline
+from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.sandbox import Sandbox
 
 

@@ -15,11 +15,6 @@ class CdcsNotAvailableError(PackagesNotAvailableError):
     """CDCS's packages cannot be had here and now."""
 
 
-def cdcs_version() -> str:
-    """The version of CDCS's main package that the lock names."""
-    return _environment().version()
-
-
 def default_folder() -> Path:
     """Where the environment stands if nobody says otherwise: in the user's cache, by its packages and its Python."""
     return _environment().default_folder()
@@ -35,15 +30,11 @@ def ensure_environment(folder: Path | None = None) -> Path:
 
     Raises `CdcsNotAvailableError` when they cannot be had.
     """
-    return _environment().ensure(folder or default_folder(), _uv())
+    return _environment().ensure(folder or default_folder(), find_uv())
 
 
 def _environment() -> PackageEnvironment:
     return PackageEnvironment("CDCS", "cdcs", REQUIREMENTS, CDCS_PACKAGE, CdcsNotAvailableError)
 
 
-def _uv() -> str | None:
-    return find_uv()
-
-
-__all__ = ["CdcsNotAvailableError", "cdcs_version", "default_folder", "ensure_environment", "is_made", "python_of"]
+__all__ = ["CdcsNotAvailableError", "default_folder", "ensure_environment", "is_made", "python_of"]

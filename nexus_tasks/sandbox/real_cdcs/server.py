@@ -16,7 +16,8 @@ import requests
 
 from nexus_tasks.builder.schema import OWN_SCHEMA
 from nexus_tasks.sandbox.embedded import EmbeddedServer
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.process_error import ProcessError
 
 TEMPLATE_TITLE = "Nexus Experiment Schema"
 WORKSPACE_TITLE = "Global Public Workspace"  # CDCS makes it by itself
@@ -86,9 +87,8 @@ class RealCdcs(EmbeddedServer):
         schema: Path = OWN_SCHEMA,
         more_accounts: Sequence[Account] = (),
         settings: Mapping[str, Any] = MappingProxyType({}),
-        port: int | None = None,
     ) -> None:
-        super().__init__(folder, port)
+        super().__init__(folder)
         self._python = python
         self._accounts = (*ACCOUNTS, *more_accounts)
         self._schema = schema

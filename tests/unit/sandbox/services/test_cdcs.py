@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.cdcs import Cdcs as CdcsService
+from nexus_tasks.sandbox.services.cdcs.service import Cdcs as CdcsService
 from nexus_tasks.sandbox.services.server import StandInServer
 
 XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">

@@ -1,21 +1,27 @@
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import requests
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY, like
+from nexus_tasks.sandbox.services.elabftw.installation import READ_ONLY_API_KEY
+from nexus_tasks.sandbox.services.elabftw.search import like
+from nexus_tasks.sandbox.services.elabftw.service import Elabftw
+from nexus_tasks.sandbox.services.server import StandInServer
+from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 
 
 class Elab:
     """A client with the right key."""
 
-    def __init__(self, stand_ins: StandIns, session: requests.Session) -> None:
-        self.url = stand_ins.elabftw.url
+    def __init__(self, url: str, session: requests.Session) -> None:
+        self.url = url
         self.session = session
-        session.headers["Authorization"] = stand_ins.environment()["NX_ELABFTW_API_KEY"]
+        session.headers["Authorization"] = ELABFTW_API_KEY
 
     def call(self, method: str, path: str, **arguments: Any) -> requests.Response:
         return self.session.request(method, f"{self.url}/api/v2/{path}", allow_redirects=False, **arguments)
@@ -35,7 +41,18 @@ class Elab:
 
 @pytest.fixture
 def elab(stand_ins: StandIns, web: requests.Session) -> Elab:
-    return Elab(stand_ins, web)
+    return Elab(stand_ins.elabftw.url, web)
+
+
+@contextmanager
+def serving(service: Elabftw, web: requests.Session) -> Iterator[Elab]:
+    """A client of another eLabFTW than that of `elab`."""
+    server = StandInServer(service)
+    server.start()
+    try:
+        yield Elab(server.url, web)
+    finally:
+        server.stop()
 
 
 def session_field(value: str) -> dict[str, Any]:
@@ -97,7 +114,7 @@ def test_a_post_takes_everything_but_some_fields(elab: Elab) -> None:
 
 def test_an_older_release_takes_body_and_metadata_by_patch_only(web: requests.Session) -> None:
     with StandIns.start(elabftw_version=50100) as stand_ins:
-        elab = Elab(stand_ins, web)
+        elab = Elab(stand_ins.elabftw.url, web)
         number = elab.create(title="t", body="b", metadata={})
         assert (elab.read(number)["body"], elab.read(number)["metadata"]) == ("", None)
 
@@ -127,6 +144,21 @@ def test_tags_are_added_one_by_one_and_not_by_patch(elab: Elab) -> None:
 def test_a_refused_tag_leaves_the_experiment_behind(elab: Elab) -> None:
     assert elab.call("POST", "experiments", json={"title": "t", "tags": ["a", " "]}).status_code == 400
     assert [each["title"] for each in client.objects(elab.url)] == ["t"]
+
+
+def test_a_team_may_make_experiments_from_templates_only(web: requests.Session) -> None:
+    with serving(Elabftw(ELABFTW_API_KEY, force_exp_tpl=True), web) as elab:
+        assert elab.call("GET", "teams/current").json()["force_exp_tpl"] == 1
+        assert elab.call("POST", "experiments", json={"title": "t"}).status_code == 400
+        assert client.objects(elab.url) == []
+
+
+def test_a_team_may_keep_its_users_from_making_tags(web: requests.Session) -> None:
+    with serving(Elabftw(ELABFTW_API_KEY, user_create_tag=False), web) as elab:
+        assert elab.call("GET", "teams/current").json()["user_create_tag"] == 0
+        refused = elab.call("POST", "experiments", json={"title": "t", "tags": ["a"]})
+        assert (refused.status_code, refused.json()["description"]) == (400, "Users cannot create tags.")
+        assert [(each["title"], each["tags"]) for each in client.objects(elab.url)] == [("t", [])]
 
 
 def test_a_search_is_a_like_that_ignores_case(elab: Elab) -> None:

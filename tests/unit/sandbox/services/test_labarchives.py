@@ -10,7 +10,10 @@ import requests
 from lxml import etree
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.labarchives import Labarchives, Pacing, error_response, signature
+from nexus_tasks.sandbox.services.labarchives.account import signature
+from nexus_tasks.sandbox.services.labarchives.pacing import Pacing
+from nexus_tasks.sandbox.services.labarchives.service import Labarchives
+from nexus_tasks.sandbox.services.labarchives.xml import error_response
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT as ACCOUNT
 
@@ -337,24 +340,22 @@ def test_identifiers_need_quoting(notebook: Notebook) -> None:
     assert set(identifiers) & set("+/")
 
 
-def test_strict_pacing_refuses_bursts_and_lets_serial_calls_in(web: requests.Session) -> None:
-    with StandIns.start(strict_pacing=True) as stand_ins:
-        url = stand_ins.labarchives.url
-        notebook = Notebook(url, web)
-        assert [notebook.call("GET", "users/max_file_size").status_code for _ in range(10)] == [200] * 10
-        client.set_faults(url, [{"kind": "latency", "seconds": 0.3}])
-        statuses: list[int] = []
+def test_pacing_by_either_refuses_bursts_and_lets_serial_calls_in(start: Callable[..., Notebook]) -> None:
+    notebook = start(pacing=Pacing.EITHER)
+    assert [notebook.call("GET", "users/max_file_size").status_code for _ in range(10)] == [200] * 10
+    client.set_faults(notebook.url, [{"kind": "latency", "seconds": 0.3}])
+    statuses: list[int] = []
 
-        def call() -> None:
-            with requests.Session() as session:
-                statuses.append(Notebook(url, session).call("GET", "users/max_file_size").status_code)
+    def call() -> None:
+        with requests.Session() as session:
+            statuses.append(Notebook(notebook.url, session).call("GET", "users/max_file_size").status_code)
 
-        threads = [threading.Thread(target=call) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(statuses) == [200, 429, 429]
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 429, 429]
 
 
 @pytest.mark.parametrize(

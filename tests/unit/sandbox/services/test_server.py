@@ -5,7 +5,7 @@ import pytest
 import requests
 
 from nexus_tasks.sandbox.services import StandIns, client
-from nexus_tasks.sandbox.services.cdcs import Cdcs
+from nexus_tasks.sandbox.services.cdcs.service import Cdcs
 from nexus_tasks.sandbox.services.server import StandInServer
 from tests.timing import fastest
 

@@ -20,7 +20,11 @@ def sessions_in(data_root: Path) -> list[SessionRow]:
     The folder's name is the instrument's. Raises `DataFolderError`.
     """
     try:
-        folders = sorted(entry for entry in data_root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        folders = sorted(
+            entry
+            for entry in data_root.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and any(entry.iterdir())
+        )
     except OSError as error:
         raise DataFolderError(
             f"The data folder {data_root} cannot be read ({error.strerror}): it must hold one folder per instrument."

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from nexus_tasks.builder.files import DataFile
 
 ACQUISITION_TIME = "Acquisition Time"  # a fact where the file itself says when
+LONGEST_PROBLEM = 300  # characters
 
 DatasetType = Literal["Image", "Spectrum", "SpectrumImage", "Diffraction", "Notes", "Misc", "Unknown"]
 
@@ -58,8 +59,9 @@ class Reader(Protocol):
         """One dataset for each signal in the file, at least one.
 
         Data are read lazily: a file of any size is read with little memory. `location` and the facts that every file
-        has need no care. Times without zone mean the instrument's. Raises anything for what it cannot read; a dataset
-        whose facts are known and whose data are damaged is better returned with a `problem`.
+        has need no care. Times without zone mean the instrument's; the process itself runs in UTC. Raises anything for
+        what it cannot read; a dataset whose facts are known and whose data are damaged is better returned with a
+        `problem`. An `OSError` is best let through: it tells a share that fails from a damaged file.
         """
 
 
@@ -76,11 +78,11 @@ def file_format(file: DataFile) -> str:
     return file.path.suffix[1:].upper() or "Unknown"
 
 
-def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """An error as one line of at most `limit` characters, for `Dataset.problem`."""
+def one_line(error: BaseException | str) -> str:
+    """An error as one line of at most `LONGEST_PROBLEM` characters, for `Dataset.problem`."""
     text = " ".join(str(error).split())
     if isinstance(error, struct.error | EOFError):
         error = text = f"it ends too early, or is damaged ({text})" if text else "it ends too early"
     if isinstance(error, BaseException) and not isinstance(error, DamagedFileError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= LONGEST_PROBLEM else text[: LONGEST_PROBLEM - 1] + "…"

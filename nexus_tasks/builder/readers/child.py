@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nexus_tasks.builder.files import DataFile
+from nexus_tasks.builder.readers import storage
 from nexus_tasks.builder.readers.base import Dataset, UnreadableError, one_line
 from nexus_tasks.builder.readers.messages import dataset_to_json, file_from_json
 
@@ -59,13 +60,14 @@ def serve(read: Read, answers: int | None = None, left_out: Sequence[str] = ()) 
             out_of_memory = True
             answer = {"problem": f"reading it needs more than {memory_limit // 1024**2} MiB of memory"}
         except Exception as error:  # noqa: BLE001 whatever a reader raises is the answer
+            storage.note(error)
             # Records name files by their location: the full path would tell about this machine, and differ on others.
             problem = str(error) if isinstance(error, UnreadableError) else one_line(error)
             answer = {"problem": problem.replace(str(file.path), file.path.name)}
         signal.setitimer(signal.ITIMER_REAL, 0)
         # What a reader leaves behind would take its part of the next file's memory.
         last = out_of_memory or _resident_bytes() > memory_limit // 2
-        _say(answers, {**answer, "last": last})
+        _say(answers, {**answer, "storage_failed": storage.has_failed(), "last": last})
         if last:
             return
 

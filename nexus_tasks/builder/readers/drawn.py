@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nexus_tasks.builder.drawing import preview
+from nexus_tasks.builder.readers import storage
 from nexus_tasks.builder.readers.base import one_line
 from nexus_tasks.builder.readers.layout import Layout
 
@@ -21,4 +22,5 @@ def drawn(
     except MemoryError:
         return None, "its data cannot be shown: they need more memory than reading a file may take"
     except Exception as error:  # noqa: BLE001 data fail here, with anything
+        storage.note(error)
         return None, f"its data cannot be shown: {one_line(error)}"

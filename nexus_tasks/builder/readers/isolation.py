@@ -1,7 +1,8 @@
 """`FileReader`: reads files in a warm child process, so that no file can hurt the builder; used by `record`.
 
 The child is started with the first file and serves many. It is ended and replaced when it takes too long, dies, or
-answers nonsense; the file that caused it becomes a dataset of type Unknown that says why.
+answers nonsense; the file that caused it becomes a dataset of type Unknown that says why. What may have been a failure
+of the moment is tried once more before.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
 from signal import Signals
@@ -22,9 +23,10 @@ from typing import IO, Any, Self
 
 import nexus_tasks
 from nexus_tasks.builder.files import DataFile
-from nexus_tasks.builder.readers import basic
+from nexus_tasks.builder.readers import basic, storage
 from nexus_tasks.builder.readers.base import ACQUISITION_TIME, Dataset, Fact, one_line
 from nexus_tasks.builder.readers.messages import dataset_from_json, file_to_json
+from nexus_tasks.plain_error import PlainError
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +36,37 @@ START_TIMEOUT = 60.0  # seconds to import the libraries: one when they are cache
 LARGEST_ANSWER = 64 * 1024**2  # bytes; a hundred datasets with previews stay below
 
 # All that the child gets of the environment. It opens files from anywhere, so it is given no secrets.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")
 # Thread pools cost address space for every core, and gain nothing for one file after the other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-class ReaderStartError(Exception):
+class ReaderStartError(PlainError):
     """The child process does not start; the message is one line with what it said."""
 
 
 class _ChildFailedError(Exception):
-    """The child gave no usable answer; the message completes "it could not be read: …"."""
+    """The child gave no usable answer; the message completes "it could not be read: …".
+
+    `passing` says that another reading may well give one.
+    """
+
+    def __init__(self, problem: str, *, passing: bool = False) -> None:
+        super().__init__(problem)
+        self.passing = passing
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What came of reading a file once; `passing` says that it may have failed for reasons of the moment."""
+
+    datasets: tuple[Dataset, ...]
+    passing: bool = False
+
+    @classmethod
+    def failed(cls, file: DataFile, problem: str, *, passing: bool) -> Self:
+        """Of a file of which nothing is known but the reason."""
+        return cls(tuple(replace(dataset, problem=one_line(problem)) for dataset in basic.read(file)), passing)
 
 
 class FileReader:
@@ -88,32 +110,42 @@ class FileReader:
     def read(self, file: DataFile, *, zone: tzinfo = UTC) -> tuple[Dataset, ...]:
         """The datasets of `file`, at least one; times in the file that name no zone are taken to be in `zone`.
 
-        Never raises for what is in a file. Raises `ReaderStartError` when the child process does not start at all.
-        """
-        try:
-            datasets = self._ask(file)
-        except _ChildFailedError as error:
-            datasets = tuple(replace(dataset, problem=one_line(str(error))) for dataset in basic.read(file))
-        return tuple(_completed(dataset, file, zone) for dataset in datasets)
+        Never raises for what is in a file. When its storage fails, the time is up or the child is killed, a fresh child
+        reads it once more; what fails then is the file's own fault, as long as its storage answers.
 
-    def _ask(self, file: DataFile) -> tuple[Dataset, ...]:
+        Raises `OSError` when it does not: nothing is known about the file until it does. Raises `ReaderStartError` when
+        the child process does not start at all.
+        """
+        reading = self._ask(file)
+        if reading.passing:
+            storage.check(file.path)
+            logger.info("%s is read once more: %s", file.location, reading.datasets[0].problem)
+            self.close()
+            reading = self._ask(file)
+        if any(dataset.problem for dataset in reading.datasets):
+            storage.check(file.path)
+        return tuple(_completed(dataset, file, zone) for dataset in reading.datasets)
+
+    def _ask(self, file: DataFile) -> _Reading:
         child = self._running_child()
         if child is None:
-            return basic.read(file)
+            return _Reading(basic.read(file))
         try:
             answer = child.ask(file_to_json(file), self._timeout)
             datasets = tuple(dataset_from_json(dataset) for dataset in answer.get("datasets", ()))
-        except _ChildFailedError:
+        except _ChildFailedError as error:
             self.close()
-            raise
+            return _Reading.failed(file, str(error), passing=error.passing)
         except (ValueError, TypeError, KeyError) as error:
             self.close()
-            raise _ChildFailedError(f"the reader answered nonsense ({one_line(error)})") from None
+            return _Reading.failed(file, f"the reader answered nonsense ({one_line(error)})", passing=False)
         if answer.get("last"):
             self.close()
+        storage_failed = answer.get("storage_failed") is True
         if not datasets:
-            raise _ChildFailedError(answer.get("problem", "it holds no datasets"))
-        return datasets
+            problem = str(answer.get("problem", "it holds no datasets"))
+            return _Reading.failed(file, problem, passing=storage_failed)
+        return _Reading(datasets, storage_failed)
 
     def _running_child(self) -> "_Child | None":
         """The child, started if need be; None when RosettaSciIO is not installed."""
@@ -179,11 +211,11 @@ class _Child:
             pipe.write(json.dumps(request).encode("ascii") + b"\n")
             pipe.flush()
         except OSError:
-            raise _ChildFailedError(self._death()) from None
+            raise self._death() from None
         try:
             return self._next_line(deadline)
         except TimeoutError:
-            raise _ChildFailedError(f"reading it takes longer than {timeout:g} s") from None
+            raise _ChildFailedError(f"reading it takes longer than {timeout:g} s", passing=True) from None
 
     def has_ended(self) -> bool:
         """Whether it is gone, for instance ended by an operator or by the system for want of memory."""
@@ -214,7 +246,7 @@ class _Child:
                     raise TimeoutError
                 piece = os.read(pipe.fileno(), 1024**2)
                 if not piece:
-                    raise _ChildFailedError(self._death())
+                    raise self._death()
                 pieces.append(piece)
         line, _, self._unread = b"".join(pieces).partition(b"\n")
         message = json.loads(line)
@@ -222,15 +254,15 @@ class _Child:
             raise TypeError("not a JSON object")
         return message
 
-    def _death(self) -> str:
-        """How it ended, for the problem of the file that it was reading."""
+    def _death(self) -> _ChildFailedError:
+        """How it ended, as the problem of the file that it was reading."""
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "the reader closed its output"
-        if status < 0:
-            return f"the reader died of it ({Signals(-status).name})"
-        return f"the reader died of it (exit status {status})"
+            return _ChildFailedError("the reader closed its output")
+        if status < 0:  # for want of memory, by an operator, by a share that fails under a mapped file, or by the file
+            return _ChildFailedError(f"the reader died of it ({Signals(-status).name})", passing=True)
+        return _ChildFailedError(f"the reader died of it (exit status {status})")
 
     def _last_error(self) -> str:
         self._errors.seek(0)
@@ -244,6 +276,7 @@ def _environment() -> dict[str, str]:
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         **dict.fromkeys(_ONE_THREAD, "1"),
+        "TZ": "UTC",  # some libraries give moments in local time: that must not be the time of this machine
         "PYTHONPATH": search,  # the parent may have found the package through its working directory
         "PYTHONWARNINGS": "ignore",
     }

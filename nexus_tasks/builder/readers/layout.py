@@ -53,13 +53,6 @@ class Axis:
         """Whether its unit is one of reciprocal space, or of a scattering angle."""
         return any(mark in (self.unit or "").lower() for mark in _RECIPROCAL)
 
-    def positions(self) -> list[float]:
-        """The position of each element."""
-        if self.values is not None:
-            return list(self.values)
-        scale = self.scale or 1.0
-        return [self.offset + scale * index for index in range(self.size)]
-
 
 @dataclass(frozen=True)
 class Layout:

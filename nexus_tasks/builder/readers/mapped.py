@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from nexus_tasks.builder.readers.base import Fact
 from nexus_tasks.builder.readers.dates import local_moment
 from nexus_tasks.builder.readers.layout import Layout
-from nexus_tasks.builder.readers.vocabulary import Meaning, fact
+from nexus_tasks.builder.readers.vocabulary import Meaning, alike, as_number, fact
 
 Tree = dict[str, Any]
 
@@ -54,18 +54,33 @@ _INSTRUMENT = (
     _Known("Detector.EELS.exposure", Meaning("EELS Exposure", "s")),
     _Known("Detector.EELS.aperture_size", Meaning("EELS Aperture", "mm")),
     _Known("ToF.ion_mode", Meaning("Ion Mode")),
+    _Known("Stage.x", Meaning("Stage X", "mm")),
+    _Known("Stage.y", Meaning("Stage Y", "mm")),
+    _Known("Stage.z", Meaning("Stage Z", "mm")),
+    _Known("Stage.rotation", Meaning("Stage Rotation", "°")),
+    _Known("Stage.tilt", Meaning("Stage Tilt", "°")),
+    _Known("Stage.tilt_alpha", Meaning("Stage Alpha", "°")),
+    _Known("Stage.tilt_beta", Meaning("Stage Beta", "°")),
 )
-_STAGE = (
-    _Known("x", Meaning("Stage X", "mm")),
-    _Known("y", Meaning("Stage Y", "mm")),
-    _Known("z", Meaning("Stage Z", "mm")),
-    _Known("rotation", Meaning("Stage Rotation", "°")),
-    _Known("tilt", Meaning("Stage Tilt", "°")),
-    _Known("tilt_alpha", Meaning("Stage Alpha", "°")),
-    _Known("tilt_beta", Meaning("Stage Beta", "°")),
-)
-# The stage of an FEI tif is mapped as it stands in the file, in metres and radians; all others are converted.
-_FEI_UNITS = {"mm": "m", "°": "rad"}
+
+_POSITION = ("Stage.x", "Stage.y", "Stage.z")
+_TILT = ("Stage.rotation", "Stage.tilt", "Stage.tilt_alpha", "Stage.tilt_beta")
+_UNKNOWN = "?"
+
+# What a plugin of RosettaSciIO maps as it stands in the file, in other units than the convention's.
+_UNITS: Mapping[str, Mapping[str, str]] = {
+    "Blockfile": {"camera_length": "m"},
+    "Bruker": dict.fromkeys(_POSITION, "µm"),
+    "EMD": {**dict.fromkeys(_POSITION, "m"), "Detector.EDS.elevation_angle": "rad"},  # Velox
+    "MRC": dict.fromkeys(_POSITION, "m"),
+    "MSA": {"Detector.EELS.exposure": "ms"},
+    "PantaRhei": {"camera_length": "m"},
+    "TVIPS": dict.fromkeys((*_POSITION, *_TILT, "beam_current"), _UNKNOWN),
+}
+_FEI_TIF = {**dict.fromkeys(_POSITION, "m"), **dict.fromkeys(_TILT, "rad")}
+
+# What a plugin says of the zone is not what the file says: Phenom's files name none, and Delmic's times are in UTC.
+_ZONES = {"Phenom": "", "Delmic": "UTC"}
 
 
 def apply_mapping(signal: Mapping[str, Any]) -> Tree:
@@ -101,13 +116,14 @@ def as_tree(value: Any) -> Tree:
     }
 
 
-def acquired(metadata: Tree) -> datetime | None:
+def acquired(metadata: Tree, plugin: str) -> datetime | None:
     """Date and time of acquisition, without zone unless the file names one; None when either is missing.
 
     A date alone is not enough: midnight would be invented.
     """
     general = metadata.get("General", {})
     date, time, zone = (str(general.get(key) or "").strip() for key in ("date", "time", "time_zone"))
+    zone = _ZONES.get(plugin, zone)
     try:
         moment = datetime.fromisoformat(f"{date}T{time}")
     except ValueError:
@@ -152,15 +168,15 @@ def is_diffraction(metadata: Tree, layout: Layout) -> bool:
     return False
 
 
-def facts(metadata: Tree, original: Tree) -> list[Fact]:
-    """Everything that HyperSpy's convention has a place for, apart from the axes."""
+def facts(metadata: Tree, original: Tree, plugin: str) -> list[Fact]:
+    """Everything that HyperSpy's convention has a place for, apart from the axes; `plugin` is who has mapped it."""
+    units = _FEI_TIF if "fei_metadata" in original else _UNITS.get(plugin, {})
     found = _general(metadata)
     for kind, instrument in _instruments(metadata).items():
-        found += _listed(instrument, _INSTRUMENT)
-        stage = _listed(instrument.get("Stage"), _STAGE, _FEI_UNITS if "fei_metadata" in original else {})
+        listed = _listed(instrument, units)
         if kind == "SEM":  # it tilts about one axis, and has no other name for it
-            stage = [replace(one, name="Stage Tilt") if one.name == "Stage Alpha" else one for one in stage]
-        found += stage
+            listed = [replace(one, name="Stage Tilt") if one.name == "Stage Alpha" else one for one in listed]
+        found += listed
     return found
 
 
@@ -201,13 +217,26 @@ def _instruments(metadata: Tree) -> dict[str, Tree]:
     return {kind: instrument for kind, instrument in instruments.items() if isinstance(instrument, dict)}
 
 
-def _listed(tree: Any, known: tuple[_Known, ...], units: Mapping[str, str] | None = None) -> list[Fact]:
+def _listed(instrument: Tree, units: Mapping[str, str]) -> list[Fact]:
     found = []
-    for path, meaning in known:
-        made = fact(meaning.name, find(tree, path), (units or {}).get(meaning.unit or "", meaning.unit))
+    for path, meaning in _INSTRUMENT:
+        value, unit = _first(find(instrument, path)), units.get(path, meaning.unit)
+        named = find(instrument, f"{path}_units")
+        if isinstance(named, str) and alike(named, meaning.unit):
+            unit = named
+        elif unit == "m" and path in _POSITION and abs(as_number(value) or 0) > 1:
+            unit = "µm"  # as the description of the extended MRC header says; no stage is a metre off
+        made = fact(meaning.name, value, unit) if unit != _UNKNOWN else None
         if made is not None:
             found.append(made)
     return found
+
+
+def _first(value: Any) -> Any:
+    """The first of an array: the extended header of an MRC file gives each value for each of its pictures."""
+    if getattr(value, "shape", ()) and hasattr(value, "flat"):
+        return next(iter(value.flat), None)
+    return value
 
 
 def _mapping(signal: Mapping[str, Any]) -> Mapping[str, tuple[str, Callable[[Any], Any] | None]]:

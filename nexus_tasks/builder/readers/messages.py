@@ -3,10 +3,10 @@
 import base64
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from nexus_tasks.builder.files import DataFile
-from nexus_tasks.builder.readers.base import Dataset, Fact
+from nexus_tasks.builder.readers.base import Dataset, DatasetType, Fact
 
 
 def file_to_json(file: DataFile) -> dict[str, Any]:
@@ -45,15 +45,36 @@ def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
 
 
 def dataset_from_json(message: dict[str, Any]) -> Dataset:
-    """The dataset that `dataset_to_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+    """The dataset that `dataset_to_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else.
+
+    A reader of another package may have put anything into its datasets, which must not spoil a whole record.
+    """
+    acquired, preview = _optional(message["acquired"]), _optional(message["preview"])
     return Dataset(
-        name=message["name"],
-        location=PurePosixPath(message["location"]),
-        format=message["format"],
-        type=message["type"],
-        acquired=message["acquired"] and datetime.fromisoformat(message["acquired"]),
-        facts=tuple(Fact(name, value, unit) for name, value, unit in message["facts"]),
-        preview=message["preview"] and base64.b64decode(message["preview"]),
-        reader=message["reader"],
-        problem=message["problem"],
+        name=_text(message["name"]),
+        location=PurePosixPath(_text(message["location"])),
+        format=_text(message["format"]),
+        type=_type(message["type"]),
+        acquired=None if acquired is None else datetime.fromisoformat(acquired),
+        facts=tuple(Fact(_text(name), _text(value), _optional(unit)) for name, value, unit in message["facts"]),
+        preview=None if preview is None else base64.b64decode(preview),
+        reader=_text(message["reader"]),
+        problem=_optional(message["problem"]),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _type(value: object) -> DatasetType:
+    found: DatasetType | None = next((known for known in get_args(DatasetType) if known == value), None)
+    if found is None:
+        raise ValueError(f"{value!r:.40} is no type of a dataset")
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from nexus_tasks.builder.files import DataFile
-from nexus_tasks.builder.readers import basic
+from nexus_tasks.builder.readers import basic, storage
 from nexus_tasks.builder.readers.base import Dataset, Reader, UnreadableError, one_line
 
 GROUP = "nexus_tasks.readers"
@@ -52,6 +52,7 @@ def read(file: DataFile, in_order: Sequence[Reader]) -> tuple[Dataset, ...]:
         except UnreadableError as error:
             problems.append(str(error))
         except Exception as error:  # noqa: BLE001 a damaged file makes a reader raise anything
+            storage.note(error)
             problems.append(f"{reader.name}: {one_line(error)}")
     if problems:
         raise UnreadableError(one_line("; ".join(problems)))

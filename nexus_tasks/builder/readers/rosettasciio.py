@@ -11,7 +11,7 @@ import numpy as np
 from rsciio import IO_PLUGINS
 
 from nexus_tasks.builder.files import DataFile
-from nexus_tasks.builder.readers import mapped, pictures
+from nexus_tasks.builder.readers import mapped, pictures, storage
 from nexus_tasks.builder.readers.base import Dataset, DatasetType, UnreadableError, file_format, one_line
 from nexus_tasks.builder.readers.drawn import drawn
 from nexus_tasks.builder.readers.layout import Layout
@@ -55,6 +55,7 @@ class RosettaSciIO:
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 a damaged file makes a reader raise anything
+                storage.note(error)
                 problems.append(f"{plugin['name']}: {one_line(error)}")
         raise UnreadableError("; ".join(problems))
 
@@ -94,7 +95,7 @@ def _dataset(file: DataFile, plugin: str, signals: list[dict[str, Any]], index: 
     layout = Layout.from_rosettasciio(_ordered(signal["axes"]), data.shape, str(about.get("signal_type") or ""))
     kind = _type(metadata, layout, data.dtype)
     original = read_original(plugin, signal, file)
-    known = mapped.facts(metadata, mapped.as_tree(signal.get("original_metadata") or {}))
+    known = mapped.facts(metadata, mapped.as_tree(signal.get("original_metadata") or {}), plugin)
     picture, problem = drawn(
         lambda: data, layout, quantity=str(about.get("quantity") or ""), diffraction=kind == "Diffraction"
     )
@@ -105,7 +106,7 @@ def _dataset(file: DataFile, plugin: str, signals: list[dict[str, Any]], index: 
         location=file.location,
         format=file_format(file),
         type=kind,
-        acquired=original.acquired or mapped.acquired(metadata),
+        acquired=original.acquired or mapped.acquired(metadata, plugin),
         facts=(
             *in_order([*known, *layout_facts(layout, _value_type(data.dtype)), *original.facts]),
             *original.own,

@@ -155,12 +155,16 @@ def fact(name: str, value: Any, unit: str | None = None) -> Fact | None:
         return Fact(name, written) if written else None
     if number_ == 0 and name in _ZERO_SAYS_NOTHING:
         return None
-    unit = spelled(unit)
-    given, target = _SCALES.get(unit or ""), _SCALES.get(wanted or "")
-    if given is not None and target is not None and given[0] == target[0]:
-        number_ *= given[1] / target[1]
+    if alike(unit, wanted):
+        number_ *= _SCALES[spelled(unit) or ""][1] / _SCALES[wanted or ""][1]
         unit = wanted
-    return Fact(name, number(number_), unit)
+    return Fact(name, number(number_), spelled(unit))
+
+
+def alike(unit: str | None, other: str | None) -> bool:
+    """Whether values in one unit can be given in the other, because both are lengths, or times."""
+    kinds = [known and known[0] for known in (_SCALES.get(spelled(one) or "") for one in (unit, other))]
+    return kinds[0] is not None and kinds[0] == kinds[1]
 
 
 def sorted_out(values: Iterable[Value], meanings: Mapping[str, Meaning]) -> tuple[list[Fact], list[Value]]:

@@ -1,13 +1,17 @@
 """`nexus-tasks inspect` tells what the readers see, without database and broker."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
+from nexus_tasks.builder.files import DataFile
+from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.cli import main
 from tests.requirements import require_module
 from tests.unit.builder.readers.made_files import DM_TAGS, write_msa
@@ -129,3 +133,16 @@ def test_a_preview_that_cannot_be_written_is_an_error(picture: Path, tmp_path: P
 
     assert said.status == 1
     assert "cannot be written" in said.err
+
+
+def test_a_share_that_is_away_is_no_trouble_of_the_file(
+    picture: Path, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: FileReader, file: DataFile, **__: Any) -> NoReturn:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file.path))
+
+    monkeypatch.setattr(FileReader, "read", read)
+    said = inspect(picture)
+
+    assert said.status == 1
+    assert f"cannot be read now: {os.strerror(errno.ESTALE)}" in said.err

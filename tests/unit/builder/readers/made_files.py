@@ -1,5 +1,7 @@
 """Small files in microscopes' formats, written byte by byte as their descriptions say; for tests of the readers."""
 
+import importlib
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -219,8 +221,8 @@ def write_emi(path: Path, *descriptions: str) -> Path:
 # --- others
 
 
-def write_msa(path: Path, channels: int = 64) -> Path:
-    """A spectrum as text."""
+def write_msa(path: Path, channels: int = 64, more: Mapping[str, str] | None = None) -> Path:
+    """A spectrum as text; `more` are further lines of its header."""
     head = {
         "FORMAT": "EMSA/MAS Spectral Data File",
         "VERSION": "1.0",
@@ -236,6 +238,7 @@ def write_msa(path: Path, channels: int = 64) -> Path:
         "OFFSET": "0.0",
         "SIGNALTYPE": "EDS",
         "BEAMKV   -kV": "15.0",
+        **(more or {}),
     }
     lines = [f"#{key:<13}: {value}" for key, value in head.items()]
     values = [f"{channel % 17}.0," for channel in range(channels)]
@@ -243,8 +246,12 @@ def write_msa(path: Path, channels: int = 64) -> Path:
     return path
 
 
-def write_mrc(path: Path, data: npt.NDArray[np.int16]) -> Path:
-    """A stack of pictures after a header of 1024 bytes."""
+def write_mrc(path: Path, data: npt.NDArray[np.int16], fei: Sequence[float] = ()) -> Path:
+    """A stack of pictures after a header of 1024 bytes.
+
+    With `fei`, an extended header follows as FEI's programs write it: 1024 blocks of 128 bytes, one for each picture.
+    They say tilt a, tilt b, stage x, y, z, shift x, y, defocus, exposure, mean, tilt axis, pixel size, magnification.
+    """
     frames, rows, columns = data.shape
     header = bytearray(1024)
     struct.pack_into("<4i", header, 0, columns, rows, frames, 1)
@@ -253,7 +260,11 @@ def write_mrc(path: Path, data: npt.NDArray[np.int16]) -> Path:
     )
     struct.pack_into("<3i", header, 64, 1, 2, 3)
     header[208:216] = b"MAP \x44\x44\0\0"
-    path.write_bytes(bytes(header) + data.astype("<i2").tobytes())
+    extended = b""
+    if fei:
+        extended = (frames * struct.pack("<13f", *fei).ljust(128, b"\0")).ljust(1024 * 128, b"\0")
+        struct.pack_into("<i", header, 92, len(extended))
+    path.write_bytes(bytes(header) + extended + data.astype("<i2").tobytes())
     return path
 
 
@@ -267,4 +278,30 @@ def write_spc(path: Path, channels: int = 64) -> Path:
     struct.pack_into("<f", whole, 532, 15.0)
     whole[3840 : 3840 + 4 * channels] = np.arange(channels, dtype="<u4").tobytes()
     path.write_bytes(whole)
+    return path
+
+
+def write_velox(path: Path, said: Mapping[str, Any], seconds: int) -> Path:
+    """A picture as Velox keeps it: HDF5 with JSON inside; `seconds` since 1970 is when it was taken."""
+    h5py: Any = importlib.import_module("h5py")  # ships no types
+    tree = {
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": str(seconds)}},
+        "BinaryResult": {"PixelSize": {"width": "1e-9", "height": "1e-9"}, "PixelUnitX": "m", "PixelUnitY": "m"},
+        "Detectors": {},
+        "Optics": {"AccelerationVoltage": "200000"},
+        **said,
+    }
+    with h5py.File(path, "w") as file:
+        file["Version"] = [json.dumps({"format": "Velox", "version": 11}).encode()]
+        picture = file.create_group("Data/Image/0123456789abcdef")
+        picture["Data"] = np.arange(8 * 8, dtype=np.uint16).reshape(8, 8, 1)
+        picture["Metadata"] = np.frombuffer(json.dumps(tree).encode(), np.uint8)[:, np.newaxis]
+    return path
+
+
+def write_tvips(path: Path, seconds: int) -> Path:
+    """A stream of two pictures from a TVIPS camera; `seconds` since 1970 is when the first was taken."""
+    frame = struct.pack("<4IfII5fI2f", 1, seconds, 0, 0, 0.0, 0, 1, *(100.0,) * 5, 0, 0.0, 0.0)
+    header = struct.pack("<13I", 256, 2, 4, 4, 16, 0, 0, 1, 1, 1, 200, 5000, len(frame)).ljust(256, b"\0")
+    path.write_bytes(header + 2 * (frame + np.arange(16, dtype="<u2").tobytes()))
     return path

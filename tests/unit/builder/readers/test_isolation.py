@@ -1,19 +1,24 @@
 """No file hurts the process that reads it."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from nexus_tasks.builder.files import DataFile
 from nexus_tasks.builder.readers import Dataset, FileReader, ReaderStartError
+from tests.requirements import require_module
+from tests.unit.builder.readers.made_files import data_file
 
 WHEN = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -21,13 +26,32 @@ Command = Callable[[str], list[str]]
 
 # A child that does what the name of the file says.
 CHILD = """
-import os, signal, sys, time
+import errno, os, signal, sys, time
 from dataclasses import replace
 from datetime import datetime
-from nexus_tasks.builder.readers import basic, child
+from pathlib import Path
+from nexus_tasks.builder.readers import Fact, basic, child
+
+TRIED = Path(__file__).with_name("tried")
 
 def read(file):
-    match file.path.name:
+    name, _, once = file.path.name.partition(", ")
+    if once and TRIED.exists():
+        return basic.read(file)
+    TRIED.touch()
+    match name:
+        case "hang":
+            time.sleep(600)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "share":
+            raise ValueError("no header") from OSError(errno.EIO, "the share is away")
+        case "number":
+            return (replace(basic.read(file)[0], facts=(Fact("x", 5),)),)
+        case "kind":
+            return (replace(basic.read(file)[0], type="Film"),)
+        case "no time":
+            return (replace(basic.read(file)[0], acquired=""),)
         case "loop":
             while True:
                 pass
@@ -120,6 +144,74 @@ def test_a_damaged_file_is_unknown_with_a_reason_and_the_next_one_is_read(
 
     assert (damaged.type, damaged.problem, damaged.acquired) == ("Unknown", reason, WHEN)
     assert [fact.name for fact in damaged.facts] == ["File Size", "Modification Time"]
+    assert after.problem is None
+
+
+@pytest.mark.parametrize("name", ["share, once", "kill, once", "crash, once", "hang, once"])
+def test_a_failure_of_the_moment_is_none_of_the_file(child: list[str], name: str) -> None:
+    with FileReader(timeout_s=8, command=child) as reader:  # seconds that a machine may stand still
+        assert only(reader.read(file(name))).problem is None
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Path:
+    """A file whose reading fails with EIO for ever, as on a bad sector: nothing is mapped where it begins."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux has such a file")
+    path = tmp_path / "a.dm3"
+    path.symlink_to("/proc/self/mem")
+    return path
+
+
+@pytest.mark.parametrize("extension", ["dm3", "emd", "png", "txt", "ser"])
+def test_a_file_that_cannot_be_read_while_its_storage_answers_is_unknown_with_the_reason(
+    unreadable: Path, extension: str
+) -> None:
+    require_module("rsciio", "nexus-tasks[readers]")
+    with FileReader() as reader:
+        damaged = only(reader.read(data_file(unreadable.rename(unreadable.with_suffix(f".{extension}")))))
+
+    assert damaged.type == "Unknown"
+    assert "[Errno 5]" in str(damaged.problem)
+
+
+class Away(type(Path())):  # type: ignore[misc]
+    """A path on a share that does not answer any more, for the process that builds records."""
+
+    def open(self, *_: Any, **__: Any) -> NoReturn:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+
+
+@pytest.mark.parametrize("extension", ["dm3", "emd", "png", "txt", "ser"])
+def test_while_the_storage_is_away_nothing_is_decided(unreadable: Path, extension: str) -> None:
+    require_module("rsciio", "nexus-tasks[readers]")
+    path = unreadable.rename(unreadable.with_suffix(f".{extension}"))
+
+    with FileReader() as reader, pytest.raises(OSError, match=str(path)):
+        reader.read(data_file(Away(path)))
+
+
+@pytest.mark.parametrize("name", ["share", "kill", "raise"])
+def test_no_failure_is_the_files_while_the_storage_is_away(child: list[str], name: str) -> None:
+    there = file(name)
+
+    with FileReader(command=child) as reader, pytest.raises(OSError, match=str(there.path)):
+        reader.read(replace(there, path=Away(there.path)))
+
+
+def test_a_file_that_is_gone_is_a_problem_of_the_file(child: list[str]) -> None:
+    with FileReader(command=child) as reader:
+        assert only(reader.read(file("share"))).problem == "ValueError: no header"
+
+
+@pytest.mark.parametrize("name", ["number", "kind", "no time"])
+def test_a_dataset_that_no_record_can_hold_costs_one_file(child: list[str], name: str) -> None:
+    with FileReader(command=child) as reader:
+        damaged = only(reader.read(file(name)))
+        after = only(reader.read(file("fine")))
+
+    assert damaged.type == "Unknown"
+    assert "nonsense" in str(damaged.problem)
     assert after.problem is None
 
 

@@ -48,8 +48,10 @@ def test_a_unit_is_text_or_nothing(given: object, unit: str | None) -> None:
 
 
 def test_positions_come_from_scale_and_offset_or_from_the_axis_itself() -> None:
-    assert Axis.from_rosettasciio(axis(), 3).positions() == [1.0, 1.5, 2.0]
-    assert Axis.from_rosettasciio(axis(axis=[1, 4, 9]), 3).positions() == [1.0, 4.0, 9.0]
+    uniform = Axis.from_rosettasciio(axis(), 3)
+    assert (uniform.offset, uniform.scale, uniform.values) == (1.0, 0.5, None)
+    listed = Axis.from_rosettasciio(axis(axis=[1, 4, 9]), 3)
+    assert (listed.scale, listed.values) == (None, (1.0, 4.0, 9.0))
 
 
 @pytest.mark.parametrize("unit", ["1/nm", "nm^-1", "nm⁻¹", "mrad"])

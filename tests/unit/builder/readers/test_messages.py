@@ -3,6 +3,9 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
 
 from nexus_tasks.builder.files import DataFile
 from nexus_tasks.builder.readers.base import Dataset, Fact
@@ -18,6 +21,32 @@ def test_a_dataset_arrives_as_it_was_sent() -> None:
 
     for dataset in (full, empty):
         assert dataset_from_json(json.loads(json.dumps(dataset_to_json(dataset)))) == dataset
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": None},
+        {"type": "Film"},
+        {"type": ["Image"]},
+        {"facts": [["x", 5, None]]},
+        {"facts": [["x", "5"]]},
+        {"facts": [["x", "5", 1]]},
+        {"facts": 5},
+        {"acquired": ""},
+        {"acquired": 0},
+        {"preview": 0},
+        {"problem": 1},
+        {"location": 1},
+        {"reader": None},
+        {"format": 1},
+    ],
+)
+def test_what_is_no_dataset_is_refused(wrong: dict[str, Any]) -> None:
+    message = dataset_to_json(Dataset("a", PurePosixPath("a"), "DM3", "Unknown", None, (), None, "basic"))
+
+    with pytest.raises((TypeError, ValueError)):
+        dataset_from_json({**message, **wrong})
 
 
 def test_a_file_arrives_as_it_was_sent() -> None:

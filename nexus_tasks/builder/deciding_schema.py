@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nexus_tasks.builder.schema import OWN_SCHEMA, InvalidRecordError, RecordSchema, UnusableSchemaError
+from nexus_tasks.builder.schema import OWN_SCHEMA, InvalidRecordError, RecordSchema
 from nexus_tasks.exporters.base import ExportDestination, ExportError
 from nexus_tasks.exporters.registry import Registry
+from nexus_tasks.xsd import UnusableSchemaError
 
 LIFE = 600.0  # seconds for which a schema is remembered, and that none was to be had
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+
+from nexus_tasks.plain_error import PlainError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _LATEST = 200 * 365 * 24 * 3600 * 10**6  # microseconds; a broken clock must not
 _NUMBERED = re.compile(r"(.+)_\d+")  # scan_001_1.ser holds one of the series that scan_001.emi describes
 
 
-class DataFolderError(Exception):
+class DataFolderError(PlainError):
     """A folder with data cannot be used; the message is one line that names it and says what to do."""
 
 
@@ -101,22 +103,18 @@ class Listing:
         ]
 
 
-def find_files(root: Path, start: datetime, end: datetime, *, data_root: Path) -> list[DataFile]:
-    """The files below `root`, an instrument's folder inside `data_root`, with start < mtime <= end.
-
-    They come sorted by modification time, then path. Links are followed only to places inside `data_root`, and no
-    folder is walked twice. Raises `DataFolderError` when a folder is missing, fails, or lies outside `data_root`.
-    """
-    return list_folder(root, data_root=data_root).between(start, end)
-
-
 def list_files(root: Path, *, data_root: Path) -> list[DataFile]:
-    """Every data file below `root`, as in `find_files`."""
+    """Every data file below `root`, as in `list_folder`."""
     return list_folder(root, data_root=data_root).all()
 
 
 def list_folder(root: Path, *, data_root: Path, choice: FileChoice = EVERYTHING) -> Listing:
-    """What lies below `root`, as in `find_files`; list once when many sessions are looked at."""
+    """What lies below `root`, an instrument's folder inside `data_root`; list once when many sessions are looked at.
+
+    Links are followed only to places inside `data_root`, and no folder is walked twice. Raises `DataFolderError` when a
+    folder is missing, fails, or lies outside `data_root`, and when `root` has nothing in it at all, as the place of a
+    share that is not mounted.
+    """
     data_root = data_root.absolute()
     root = data_root / root
     real_data_root = data_root.resolve()
@@ -133,7 +131,8 @@ def list_folder(root: Path, *, data_root: Path, choice: FileChoice = EVERYTHING)
     ]
     linked = [entry for entry in entries if entry.is_symlink()]
     if linked:
-        listed = {entry.path for entry in entries if not entry.is_symlink()}
+        real = cache(os.path.realpath)  # of folders: far fewer than files
+        listed = {f"{real(_parent(entry))}/{entry.name}" for entry in entries if not entry.is_symlink()}
         doubled = {entry.path for entry in linked if os.path.realpath(entry.path) in listed}
         entries = [entry for entry in entries if entry.path not in doubled]
     found = [looked_at for entry in entries if (looked_at := _look_at(entry)) is not None]
@@ -161,6 +160,10 @@ def _folders(
         except OSError as error:
             _judge(error, Path(folder), root)
             continue
+        if not entries and folder == str(root):
+            raise DataFolderError(
+                f"The folder {folder} is empty: check that the share is mounted; if it is, put any file there."
+            )
         location = os.path.relpath(folder, data_root).lower()
         files = []
         for entry in entries:
@@ -191,6 +194,10 @@ def _judge(error: OSError, folder: Path, root: Path) -> None:
         return
     remedy = "check that the share is mounted, that the path is right and that this user may read it"
     raise DataFolderError(f"The folder {folder} cannot be read ({error.strerror}): {remedy}.") from error
+
+
+def _parent(entry: os.DirEntry[str]) -> str:
+    return entry.path.removesuffix(f"/{entry.name}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

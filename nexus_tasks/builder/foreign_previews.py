@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
-from nexus_tasks.builder.previews import write_whole
 from nexus_tasks.builder.record_xml import ActivityPaths
+from nexus_tasks.plain_error import PlainError
+from nexus_tasks.whole_file import write_whole
 
 FOLDER = "enqueued"  # under the previews path
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
-class PreviewError(Exception):
+class PreviewError(PlainError):
     """A preview picture cannot be read."""
 
 
@@ -79,8 +80,11 @@ def copy(picture: Path, preview_root: Path, location: str) -> str:
 
     Nobody sees a part of it, and an equal one that is there is left as it is.
     """
+    target = preview_root / location
     try:
-        write_whole(preview_root / location, picture.read_bytes())
+        content = picture.read_bytes()
+        if not (target.is_file() and target.read_bytes() == content):
+            write_whole(target, content)
     except OSError as error:
         raise PreviewError(f"The preview {picture} cannot be copied: {error.strerror}.") from error
     return location

@@ -11,9 +11,9 @@ import struct
 import zlib
 from datetime import UTC
 from pathlib import Path, PurePosixPath
-from uuid import uuid4
 
 from nexus_tasks.builder.files import DataFile
+from nexus_tasks.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +51,6 @@ def keep_preview(
         return None
     write_whole(target, _noted(picture, file))
     return location
-
-
-def write_whole(target: Path, content: bytes) -> None:
-    """Have a file with this content, which appears whole or not at all; an equal one that is there stays as it is.
-
-    Who is reading what was there before reads that to its end. Raises `OSError`.
-    """
-    if target.is_file() and target.read_bytes() == content:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{uuid4().hex}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _state(file: DataFile) -> bytes:

@@ -5,7 +5,7 @@ validate it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +40,6 @@ class BuiltRecord:
     """A valid record and what goes with it."""
 
     xml: bytes
-    title: str
     activities: list[ActivityPaths]  # as in the record; relative to the data root and to the preview root
 
 
@@ -57,11 +56,12 @@ def build_record(
 ) -> BuiltRecord | None:
     """The record of a session, its previews written below `preview_root`; None when no files fall into its window.
 
-    `heartbeat` is called before every file, which takes at most the reader's time limit; what it raises ends the build.
+    `heartbeat` is called before every file, which takes at most twice the reader's time limit and the time to start it
+    anew; what it raises ends the build.
     `finder` is given where many sessions are built; without it, all files below `data_root` count as they are now.
     `divide` makes activities of the files, and `check` raises `InvalidRecordError` for a record that is not valid.
     Raises `DataFolderError`, `FilesNotReadyError`, `ReaderStartError`, `InvalidRecordError`, and `OSError` when
-    previews cannot be stored.
+    previews cannot be stored, or when the disk or share with the files does not answer.
     """
     finder = finder or FileFinder(data_root)
     files = finder.find(session.folder, session.start, session.end, clock_offset=session.clock_offset)
@@ -70,13 +70,12 @@ def build_record(
     activities = [_activity(group_, session.zone, preview_root, reader, heartbeat, finder) for group_ in divide(files)]
     start, end = (moment.astimezone(session.zone) for moment in (session.start, session.end))
     said = session.details
-    title = said.title or f"Experiment on the {session.instrument_name} on {start.date().isoformat()}"
     xml = write_record(
         RecordContent(
             session_identifier=session.identifier,
             instrument_pid=session.instrument_pid,
             instrument_name=session.instrument_name,
-            title=title,
+            title=said.title or f"Experiment on the {session.instrument_name} on {start.date().isoformat()}",
             user=session.user,
             start=start,
             end=end,
@@ -90,7 +89,7 @@ def build_record(
         )
     )
     check(xml)
-    return BuiltRecord(xml=xml, title=title, activities=[_paths(activity) for activity in activities])
+    return BuiltRecord(xml=xml, activities=[_paths(activity) for activity in activities])
 
 
 def _activity(
@@ -107,8 +106,8 @@ def _activity(
         found = reader.read(file, zone=zone)
         finder.check_unchanged(file)
         for number, dataset in enumerate(found, start=1):
-            datasets.append(dataset)
             previews.append(keep_preview(dataset.preview, file, preview_root, number if len(found) > 1 else None))
+            datasets.append(replace(dataset, preview=None))  # of 10,000 files they would take gigabytes
     # The clock of the storage, as for the session's window: a camera's own clock may be hours off.
     return ActivityContent(files[0].mtime.astimezone(zone), tuple(datasets), tuple(previews))
 

@@ -32,10 +32,12 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery.checkpoint import patiently
 from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
+from nexus_tasks.delivery.freeze import freeze
 from nexus_tasks.delivery.plain import plain_text
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.title import short_session_id
 from nexus_tasks.states import SessionStatus
+from nexus_tasks.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +102,12 @@ def process_new_records(
     without files `NO_FILES_FOUND`. Any number of builders may run at once; what workers were asked for may be built
     here as well.
 
-    Raises `SettingsError` when there is no data root, `DatabaseError`.
+    Raises `SettingsError` when there is no data root, `DependencyCycleError`, `DatabaseError`.
     """
     data_root = deployment.settings.NX_INSTRUMENT_DATA_PATH
     if data_root is None:
         raise SettingsError("NX_INSTRUMENT_DATA_PATH is missing: name the folder that holds the microscope files.")
+    freeze(deployment.registry.enabled)  # a circle would fail each hand-over, once the record is built
     outcomes: list[SessionOutcome] = []
     finder = finder_for(data_root, deployment.settings)
     lease = timedelta(seconds=deployment.settings.NX_BUILD_LEASE)
@@ -264,8 +267,7 @@ class _Build:
         name = f"{short_session_id(self.session.session_identifier)}-{digest}.xml"
         path = self.deployment.settings.records_path / REJECTED_FOLDER / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(xml)
+            write_whole(path, xml)
         except OSError as error:
             return f"It could not be kept for a look ({error.strerror}: {path.parent})."
         return f"It is kept for a look: {path}."

@@ -1,7 +1,7 @@
 """The XML of a record: written from what the builder found, and read back from records of any NexusLIMS builder.
 
-`record.build_record` writes; `read_activities` and `read_title` serve `enqueue`, which takes in records made elsewhere.
-Nothing here touches files, and the same content always gives the same bytes.
+`record.build_record` writes; `read_activities` serves whoever takes in records made elsewhere. Nothing
+here touches files, and the same content always gives the same bytes.
 """
 
 import os
@@ -116,12 +116,6 @@ def quoted(location: PurePosixPath) -> str:
 def unquoted(text: str) -> str:
     """The relative path that a record's `location` or `preview` means; a leading slash stands for the data root."""
     return os.fsdecode(unquote_to_bytes(text.strip())).lstrip("/")
-
-
-def read_title(xml: bytes) -> str | None:
-    """The title of any NexusLIMS record, None when it has none; raises `InvalidRecordError`."""
-    title = parse_record(xml).findtext(_name("title"))
-    return " ".join(title.split()) or None if title else None
 
 
 def read_activities(xml: bytes) -> list[ActivityPaths]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from nexus_tasks.config import Settings
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.dispatch import BrokerError, queue_length
+from nexus_tasks.delivery.dispatch import BrokerError, queue_lengths
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.states import SessionStatus
 
@@ -67,7 +67,7 @@ def publish_builds(app: Celery, engine: Engine, settings: Settings) -> int:
             if deaths >= MOST_DEATHS:
                 _give_up(connection, identifier, deaths)
         waiting = builds.waiting(connection)
-    queued = queue_length(app, BUILDS_QUEUE)
+    queued = queue_lengths(app, [BUILDS_QUEUE])[BUILDS_QUEUE]
     with transaction(engine) as connection:
         unsent = builds.lock_unsent(connection, MOST_MESSAGES - queued, waiting - queued, patience)
     for position, request in enumerate(unsent):

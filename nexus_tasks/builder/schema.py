@@ -4,60 +4,44 @@
 own copy of the NIST schema: which of them decides about a record, `deciding_schema` finds out.
 """
 
-import threading
 from pathlib import Path
 from typing import Any
 
 from lxml import etree
 
+from nexus_tasks.plain_error import PlainError
+from nexus_tasks.xsd import CompiledSchema, UnusableSchemaError, closed_parser
+
 NAMESPACE = "https://data.nist.gov/od/dm/nexus/experiment/v1.0"
 OWN_SCHEMA = Path(__file__).with_name("nexus-experiment.xsd")
 
 
-class InvalidRecordError(Exception):
+class InvalidRecordError(PlainError):
     """A document is not a valid record; the message is one line with the line number and the reason."""
-
-
-class UnusableSchemaError(Exception):
-    """A schema cannot be used to check records; the message is one line with the reason."""
 
 
 class RecordSchema:
     """One XML schema that records are checked against; may be used by several threads.
 
-    `xsd` is its text, or the file that holds it, which may include others beside it. `name` completes "The record does
-    not match …". Raises `UnusableSchemaError`.
+    `xsd` is as `CompiledSchema` takes it; `name` completes "The record does not match …". Raises `UnusableSchemaError`,
+    with a message of one line.
     """
 
     def __init__(self, xsd: bytes | Path, name: str = "the schema") -> None:
         self.name = name
-        self._lock = threading.Lock()  # lxml keeps the errors of a validation in the schema
         try:
-            if isinstance(xsd, Path):
-                self._schema = etree.XMLSchema(etree.parse(str(xsd), _parser()))
-            else:
-                parser = _parser()
-                parser.resolvers.add(_NoOthers())
-                self._schema = etree.XMLSchema(etree.fromstring(xsd, parser))
-        except (etree.LxmlError, OSError, ValueError) as error:
+            self._schema = CompiledSchema(xsd)
+        except UnusableSchemaError as error:
             raise UnusableSchemaError(_reason(str(error))) from None
 
     def validate(self, xml: bytes) -> None:
         """Check a record; raises `InvalidRecordError` with the first reason."""
-        root = parse_record(xml)
-        with self._lock:
-            if self._schema.validate(root):
-                return
-            errors: Any = self._schema.error_log  # a sequence, which its stubs leave out
-            line, reason = errors[0].line, _reason(errors[0].message)
-        raise InvalidRecordError(f"The record does not match {self.name}: line {line}: {reason}.")
-
-
-class _NoOthers(etree.Resolver):
-    """Keeps a schema that came over the network from including anything, from wherever."""
-
-    def resolve(self, system_url: str, *_: Any) -> Any:
-        raise ValueError(f"it includes {system_url}, which is not fetched")
+        violations = self._schema.violations(parse_record(xml))
+        if violations:
+            first = violations[0]
+            raise InvalidRecordError(
+                f"The record does not match {self.name}: line {first.line}: {_reason(first.reason)}."
+            )
 
 
 def parse_record(xml: bytes) -> etree._Element:
@@ -66,7 +50,7 @@ def parse_record(xml: bytes) -> etree._Element:
     Raises `InvalidRecordError`.
     """
     try:
-        root = etree.fromstring(xml, _parser())
+        root = etree.fromstring(xml, closed_parser())
     except etree.XMLSyntaxError as error:
         line = error.lineno or 1
         raise InvalidRecordError(f"The record is not well-formed XML: line {line}: {_reason(error.msg)}.") from None
@@ -82,13 +66,6 @@ def validate(xml: bytes, xsd: Path | None = None) -> None:
     Raises `InvalidRecordError` with the first reason, and `UnusableSchemaError`.
     """
     RecordSchema(xsd or OWN_SCHEMA).validate(xml)
-
-
-def _parser() -> etree.XMLParser:
-    """A parser for one document: parsers keep state, and are not shared between threads."""
-    return etree.XMLParser(
-        resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True, huge_tree=False
-    )
 
 
 def _reason(message: str | None) -> str:

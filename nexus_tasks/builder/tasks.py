@@ -15,6 +15,7 @@ from nexus_tasks.config import SettingsError, get_settings
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
 from nexus_tasks.delivery.dispatch import BrokerError
+from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import get_registry
 
@@ -58,7 +59,7 @@ class BuildTask(Task):  # type: ignore[misc]
             return _result(session)
         try:
             outcomes = process_new_records(deployment, identifiers=[session], rebuild=rebuild, tools=_tools(deployment))
-        except SettingsError as error:
+        except (SettingsError, DependencyCycleError) as error:
             problem = f"a worker that takes builds cannot build: {error}"
             logger.warning("Session %s: %s", session, problem)
             with transaction(deployment.engine) as connection:

@@ -1,11 +1,11 @@
 """Keeps record documents: immutable files named by their SHA-256, found in two places, checked when they are read."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 from nexus_tasks.exporters.base import TransientError
+from nexus_tasks.plain_error import PlainError
+from nexus_tasks.whole_file import write_whole
 
 ARCHIVE_FOLDER = "uploaded"
 DIGEST_CHARACTERS = 16  # of the SHA-256 in a file name; the row holds all of it
@@ -15,7 +15,7 @@ class DocumentError(TransientError):
     """The document of a record is gone, or is not what was built; nothing is sent until somebody puts it back."""
 
 
-class StoreError(OSError):
+class StoreError(PlainError, OSError):
     """A document cannot be written; the message says where, why and what to do."""
 
 
@@ -27,12 +27,12 @@ def sha256_of(content: bytes) -> str:
 def store(folder: Path, title: str, content: bytes) -> str:
     """Write a document and return its file name, which begins with `title` (safe as a file name); repeatable.
 
-    It is complete or not there: written aside, flushed to disk, then renamed. Raises `StoreError`.
+    It is complete or not there, after a power cut too. Raises `StoreError`.
     """
     name = f"{title}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
     try:
         if not any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
-            _write_whole(folder / name, content)
+            write_whole(folder / name, content)
     except OSError as error:
         raise StoreError(
             f"The record file {name} cannot be written to {folder} ({error.strerror or error}): "
@@ -77,13 +77,3 @@ def move_to_archive(folder: Path, name: str) -> bool:
 
 def _places(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / name, folder / ARCHIVE_FOLDER / name
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".part", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).rename(target)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
 from nexus_tasks.monitoring.status import view
 from nexus_tasks.states import SessionStatus
+from tests.full_disk import full_disk
 from tests.integration.builder.conftest import Lab
 from tests.integration.delivery.by_hand import Fake
 
@@ -68,6 +70,23 @@ def test_a_record_that_the_repository_would_refuse_is_an_error_and_is_kept(deplo
     assert str(kept) in problem
     assert kept.name.startswith("sessions-7-")
     assert b"a.txt" in kept.read_bytes()
+
+
+def test_on_a_full_disk_no_part_of_it_is_kept(deployment: Deployment, repository: Judging) -> None:
+    with ExitStack() as disk:
+
+        class Filling(Judging):
+            def record_schema(self) -> bytes | None:
+                disk.enter_context(full_disk(room=100))
+                return TAKES_NOTHING
+
+        (outcome,) = process_new_records(
+            replace(deployment, registry=Registry((Filling(repository.name, repository.priority),)))
+        )
+
+    assert outcome.status is SessionStatus.ERROR
+    assert "It could not be kept for a look (File too large" in str(outcome.problem)
+    assert list((deployment.settings.records_path / "rejected").iterdir()) == []
 
 
 def test_nothing_of_it_is_handed_over(deployment: Deployment) -> None:

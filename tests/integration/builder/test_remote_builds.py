@@ -21,12 +21,13 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import checkpoint
 from nexus_tasks.delivery.dispatch import BrokerError
+from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
-from nexus_tasks.sandbox.processes import free_port
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.states import SessionStatus
 from tests.integration.builder.conftest import Lab
-from tests.integration.delivery.by_hand import cdcs, empty_broker, messages_in
+from tests.integration.delivery.by_hand import cdcs, elabftw, empty_broker, messages_in
 
 START = datetime(2025, 3, 3, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -139,6 +140,45 @@ def die_in_build(deployment: Deployment, session: str) -> None:
         assert builds.take(connection, session) is not None
         assert sessions.claim(connection, [session], LEASE) is not None
     empty_broker(deployment.settings.broker_url)
+
+
+# --- destinations that nothing could be handed over to
+
+
+def in_a_circle(deployment: Deployment) -> Deployment:
+    return replace(deployment, registry=Registry((cdcs(depends_on=("elabftw",)), elabftw())))
+
+
+class Unread(FileReader):
+    def read(self, file: Any, **_: Any) -> Any:
+        raise AssertionError(f"{file.path} was read")
+
+
+def test_with_destinations_in_a_circle_nothing_is_built_and_no_session_is_an_error(deployment: Deployment) -> None:
+    tools = replace(BuilderTools.of(deployment), reader=Unread())
+
+    with pytest.raises(DependencyCycleError, match="cdcs, elabftw depend on each other in a circle"):
+        process_new_records(in_a_circle(deployment), tools=tools)
+
+    assert {status_of(deployment, session) for session in ("s1", "s2", "s3")} == {SessionStatus.TO_BE_BUILT}
+    assert {outcome.status for outcome in process_new_records(deployment)} == {SessionStatus.BUILT_NOT_EXPORTED}
+
+
+def test_a_worker_with_destinations_in_a_circle_says_so_and_leaves_the_session_to_be_asked_for_again(
+    deployment: Deployment, work_for: MakeWorker
+) -> None:
+    enqueue_builds(deployment, ["s1"])
+    work_for(in_a_circle(deployment))
+
+    result = build_by_message(deployment, "s1")
+
+    assert "depend on each other in a circle" in result["problem"]
+    assert problem_of(deployment, "s1") == result["problem"]
+    assert status_of(deployment, "s1") is SessionStatus.TO_BE_BUILT
+    assert under_way(deployment) == set()
+    work_for(deployment)
+    assert enqueue_builds(deployment, ["s1"]).identifiers == ("s1",)
+    assert build_by_message(deployment, "s1")["record_status"] == "BUILT_NOT_EXPORTED"
 
 
 # --- asking

@@ -16,6 +16,7 @@ from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.monitoring.status import view
 from nexus_tasks.states import SessionStatus
 from tests.integration.builder.conftest import Lab
 
@@ -150,6 +151,25 @@ def test_a_session_is_left_alone_for_the_quiet_time_after_its_end(since: float, 
     assert too_early(noon, noon + timedelta(seconds=since), timedelta(minutes=1)) == reason
 
 
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_an_old_session_is_left_for_a_later_build_while_the_share_is_not_mounted_as_the_guide_says(
+    lab: Lab, folder: Path, *, rebuild: bool
+) -> None:
+    deployment = lab(NX_FILE_DELAY_DAYS=2)
+    add(deployment, "s", ended=timedelta(days=30))
+
+    outcome = build(deployment, "s", rebuild=rebuild)
+
+    assert str(outcome.problem).startswith(f"The folder {folder} is empty: check that the share is mounted")
+    (seen,) = view(deployment.engine, deployment.settings)
+    assert seen.build is not None
+    assert (seen.build.moving, seen.build.problem) == (False, outcome.problem)
+    row = f"| The folder … is empty | `{status_of(deployment)}` |"
+    assert row in GUIDE.read_text(encoding="utf-8")
+    put(folder / "a.txt", timedelta(days=30) + HOUR)
+    assert build(deployment).status is SessionStatus.BUILT_NOT_EXPORTED
+
+
 def test_a_session_whose_instrument_has_no_folder_is_left_for_a_later_build_as_the_guide_says(
     lab: Lab, folder: Path
 ) -> None:
@@ -184,6 +204,7 @@ def test_a_record_that_exists_is_not_rebuilt_without_a_file_that_may_still_grow(
 
 def test_a_session_without_files_waits_until_the_delay_is_over(lab: Lab, folder: Path) -> None:
     deployment = lab()
+    put(folder / "another.txt", timedelta(days=9))
     add(deployment, "s")
 
     outcome = build(deployment)
@@ -197,6 +218,7 @@ def test_a_session_without_files_waits_until_the_delay_is_over(lab: Lab, folder:
 
 def test_after_the_delay_it_is_final_that_there_are_no_files(lab: Lab, folder: Path) -> None:
     deployment = lab(NX_FILE_DELAY_DAYS=1)
+    put(folder / "another.txt", timedelta(days=9))
     add(deployment, "s", ended=timedelta(days=1, seconds=5))
 
     assert build(deployment) == SessionOutcome("s", SessionStatus.NO_FILES_FOUND)
@@ -205,6 +227,7 @@ def test_after_the_delay_it_is_final_that_there_are_no_files(lab: Lab, folder: P
 
 def test_a_rebuild_that_finds_no_files_keeps_the_record_that_there_is(lab: Lab, folder: Path) -> None:
     deployment = lab()
+    put(folder / "another.txt", timedelta(days=9))
     put(folder / "a.txt", 2 * HOUR)
     add(deployment, "s")
     build(deployment)
@@ -218,6 +241,7 @@ def test_a_rebuild_that_finds_no_files_keeps_the_record_that_there_is(lab: Lab, 
 
 def test_a_rebuild_that_finds_no_files_speaks_of_no_record_where_there_is_none(lab: Lab, folder: Path) -> None:
     deployment = lab(NX_FILE_DELAY_DAYS=0)
+    put(folder / "another.txt", timedelta(days=9))
     add(deployment, "s")
     build(deployment)
 

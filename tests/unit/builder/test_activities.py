@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_tasks.builder.activities import ActivityRule, group
@@ -109,7 +109,6 @@ def test_fractions_of_a_second_make_no_difference() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(deadline=None)  # what it takes on a busy machine is not the question
 @given(seconds=st.lists(st.integers(0, 10**6), max_size=40), random=st.randoms())
 def test_every_file_is_in_one_activity_and_the_order_of_listing_does_not_matter(
     rule: ActivityRule, seconds: list[int], random: Random

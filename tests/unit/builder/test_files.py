@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_tasks.builder.files import DataFolderError, FileChoice, find_files, list_files, list_folder
+from nexus_tasks.builder.files import DataFolderError, FileChoice, list_files, list_folder
 from nexus_tasks.builder.readers.extensions import is_known
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -28,8 +28,8 @@ def locations(data_root: Path, folder: str = "TEM") -> list[str]:
 def test_a_file_belongs_to_the_session_that_ends_with_it_and_not_to_the_one_that_starts_with_it(tmp_path: Path) -> None:
     put(tmp_path / "TEM/a.dm3", NOON)
 
-    before = find_files(Path("TEM"), NOON - HOUR, NOON, data_root=tmp_path)
-    after = find_files(Path("TEM"), NOON, NOON + HOUR, data_root=tmp_path)
+    before = list_folder(Path("TEM"), data_root=tmp_path).between(NOON - HOUR, NOON)
+    after = list_folder(Path("TEM"), data_root=tmp_path).between(NOON, NOON + HOUR)
 
     assert [str(file.location) for file in before] == ["TEM/a.dm3"]
     assert after == []
@@ -38,8 +38,8 @@ def test_a_file_belongs_to_the_session_that_ends_with_it_and_not_to_the_one_that
 def test_a_microsecond_decides(tmp_path: Path) -> None:
     put(tmp_path / "TEM/a.dm3", NOON + timedelta(microseconds=1))
 
-    assert find_files(Path("TEM"), NOON - HOUR, NOON, data_root=tmp_path) == []
-    assert len(find_files(Path("TEM"), NOON, NOON + HOUR, data_root=tmp_path)) == 1
+    assert list_folder(Path("TEM"), data_root=tmp_path).between(NOON - HOUR, NOON) == []
+    assert len(list_folder(Path("TEM"), data_root=tmp_path).between(NOON, NOON + HOUR)) == 1
 
 
 def test_files_come_by_time_and_then_by_path_with_size_and_aware_times(tmp_path: Path) -> None:
@@ -99,6 +99,31 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     assert str(tmp_path / "TEM") in str(caught.value)
     assert "mounted" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_linked_file_is_listed_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    put(tmp_path / "share/archive/a.tif")
+    (tmp_path / "share/archive/latest.tif").symlink_to("a.tif")
+    (tmp_path / "share/TEM").symlink_to("archive")
+    (tmp_path / "data").symlink_to("share")
+
+    assert locations(tmp_path / "share", "archive") == ["archive/a.tif"]
+    assert locations(tmp_path / "data", "archive") == ["archive/a.tif"]
+    assert locations(tmp_path / "data", "TEM") == ["TEM/a.tif"]
+
+
+def test_a_folder_with_nothing_in_it_is_taken_for_a_share_that_is_not_mounted(tmp_path: Path) -> None:
+    (tmp_path / "TEM").mkdir()
+
+    with pytest.raises(DataFolderError, match="is empty: check that the share is mounted; if it is, put any file"):
+        list_files(Path("TEM"), data_root=tmp_path)
+
+
+@pytest.mark.parametrize("entry", [".mounted", "2024", "Thumbs.db"])
+def test_a_folder_with_anything_in_it_is_mounted(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "TEM" / entry).mkdir(parents=True)
+
+    assert locations(tmp_path) == []
 
 
 @pytest.mark.parametrize("folder", ["../other", "/"])

@@ -57,7 +57,7 @@ def test_a_session_that_ended_after_the_listing_or_just_before_it_has_the_folder
     tmp_path: Path, finder: FileFinder, clock: Clock, ended: timedelta
 ) -> None:
     listed = clock.now
-    (tmp_path / "TEM").mkdir()
+    put(tmp_path / "TEM/old.dm3", NOON - 2 * HOUR)
     assert names(finder, NOON - HOUR, NOON) == []
 
     put(tmp_path / "TEM/new.dm3", listed + ended)
@@ -106,6 +106,7 @@ def test_whether_a_file_is_new_is_told_by_true_time(tmp_path: Path, finder: File
 def test_a_file_that_is_not_as_it_was_listed_makes_the_session_wait(
     tmp_path: Path, finder: FileFinder, clock: Clock, change: str
 ) -> None:
+    put(tmp_path / "TEM/old.dm3", NOON - 2 * HOUR)
     path = put(tmp_path / "TEM/a.dm3", NOON)
     (file,) = finder.find(TEM, NOON - HOUR, NOON)
     finder.check_unchanged(file)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,8 +14,8 @@ from lxml import etree
 
 from nexus_tasks.builder.finder import FilesNotReadyError
 from nexus_tasks.builder.readers import FileReader
-from nexus_tasks.builder.record import SessionToBuild, build_record
-from nexus_tasks.builder.record_xml import read_activities, read_title
+from nexus_tasks.builder.record import BuiltRecord, SessionToBuild, build_record
+from nexus_tasks.builder.record_xml import read_activities
 from nexus_tasks.builder.schema import NAMESPACE
 from nexus_tasks.builder.session_details import SessionDetails
 
@@ -115,6 +115,10 @@ def build(session: SessionToBuild, tmp_path: Path, reader: FileReader, **more: A
     return build_record(session, data_root=tmp_path / "data", preview_root=tmp_path / "previews", reader=reader, **more)
 
 
+def title(record: BuiltRecord) -> str:
+    return str(etree.fromstring(record.xml).findtext("n:title", namespaces=NAMES))
+
+
 def dataset(xml: bytes, name: str) -> tuple[str, dict[str, str]]:
     """The type of a dataset, and all that a record says about it."""
     root = etree.fromstring(xml)
@@ -146,7 +150,7 @@ def test_files_are_read_grouped_and_shown(session: SessionToBuild, tmp_path: Pat
 
     record = build(session, tmp_path, reader)
 
-    assert record.title == read_title(record.xml) == "Experiment on the Quanta on 2024-05-01"
+    assert title(record) == "Experiment on the Quanta on 2024-05-01"
     assert record.activities == [
         {"files": ["SEM/a b.tif", "SEM/steel.msa"], "previews": ["SEM/a b.tif.thumb.png", "SEM/steel.msa.thumb.png"]},
         {
@@ -167,6 +171,39 @@ def test_files_are_read_grouped_and_shown(session: SessionToBuild, tmp_path: Pat
     assert (kind, said["Acceleration Voltage"]) == ("SpectrumImage", "200 kV")
     assert said["Acquisition Time"] == "2024-05-01T04:30:00-04:00"
     assert dataset(record.xml, "notes.txt")[0] == "Notes"
+
+
+class Picture(bytes):
+    """A preview that counts how many of them are in memory."""
+
+    kept = 0
+
+    def __new__(cls, content: bytes) -> Self:
+        cls.kept += 1
+        return super().__new__(cls, content)
+
+    def __del__(self) -> None:
+        type(self).kept -= 1
+
+
+class Illustrator(FileReader):
+    """Gives every dataset a preview that is counted."""
+
+    def read(self, file: Any, **options: Any) -> Any:
+        return [replace(dataset, preview=Picture(b"png")) for dataset in super().read(file, **options)]
+
+
+def test_no_more_previews_are_kept_in_memory_than_those_of_one_file(session: SessionToBuild, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        (tmp_path / f"data/SEM/{number}.txt").write_text("hello")
+        stamp(tmp_path / f"data/SEM/{number}.txt", number)
+    kept = list[int]()
+
+    with Illustrator() as reader:
+        build(session, tmp_path, reader, heartbeat=lambda: kept.append(Picture.kept))
+
+    assert kept == [0, 1, 1, 1, 1]
+    assert [path.read_bytes() for path in (tmp_path / "previews/SEM").iterdir()] == [b"png"] * 5
 
 
 def test_each_dataset_of_a_file_has_its_own_name_and_preview(
@@ -256,9 +293,9 @@ def test_the_day_in_the_title_is_the_instruments(session: SessionToBuild, tmp_pa
 
     tokyo = build(replace(session, zone=ZoneInfo("Pacific/Kiritimati")), tmp_path, reader)
 
-    assert tokyo.title.endswith("2024-05-01")
+    assert title(tokyo).endswith("2024-05-01")
     late = replace(session, start=START - timedelta(hours=6), zone=ZoneInfo("America/New_York"))
-    assert build(late, tmp_path, reader).title.endswith("2024-04-30")
+    assert title(build(late, tmp_path, reader)).endswith("2024-04-30")
 
 
 def test_a_file_that_grows_while_the_record_is_built_makes_the_session_wait(
@@ -295,7 +332,7 @@ def test_what_is_said_about_the_session_stands_in_its_record(
 
     record = build(replace(session, details=said), tmp_path, reader)
 
-    assert record.title == read_title(record.xml) == "Grain size"
+    assert title(record) == "Grain size"
     assert b"<motivation>Why not</motivation>" in record.xml
     assert b"<experimenter>Ann</experimenter>" in record.xml  # nobody else is named: the user
     assert build(replace(session, details=said), tmp_path, reader).xml == record.xml

@@ -16,7 +16,6 @@ from nexus_tasks.builder.record_xml import (
     RecordContent,
     quoted,
     read_activities,
-    read_title,
     unquoted,
     write_record,
 )
@@ -190,17 +189,12 @@ def test_records_of_other_builders_are_read_too() -> None:
       <nx:dataset><nx:name>n</nx:name><nx:location>https://elsewhere.example.org/a</nx:location></nx:dataset>
       </nx:acquisitionActivity></nx:Experiment>""".encode()
 
-    assert read_title(xml) == "A title"
     assert read_activities(xml) == [{"files": ["TEM/a b.dm3"], "previews": [None]}]
-
-
-def test_a_record_without_title_has_none() -> None:
-    assert read_title(f'<Experiment xmlns="{NAMESPACE}"><summary/></Experiment>'.encode()) is None
 
 
 def test_reading_what_is_no_xml_is_refused() -> None:
     with pytest.raises(InvalidRecordError):
-        read_title(b"{}")
+        read_activities(b"{}")
 
 
 def test_times_may_come_in_utc() -> None:

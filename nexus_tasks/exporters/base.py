@@ -101,7 +101,10 @@ class Checkpoint(Protocol):
         ...
 
     def written(self, step: str) -> str | None:
-        """The fingerprint of the content that was last written to `step`'s object by us, or None."""
+        """The fingerprint of the content that was last written to `step`'s object by us, or None.
+
+        While nobody knows how a creating request ended, it is that of what the request has sent.
+        """
         ...
 
     def wrote(self, step: str, content: str) -> None:
@@ -155,7 +158,7 @@ class MemoryCheckpoint:
 
     def written(self, step: str) -> str | None:
         """See `Checkpoint.written`."""
-        return self._contents.get(step)
+        return self._contents.get(step, self._unknown.get(step))
 
     def wrote(self, step: str, content: str) -> None:
         """See `Checkpoint.wrote`."""
@@ -229,6 +232,8 @@ class ExportDestination(Protocol):
       (default 0, at most 60). The calls of `nexus_tasks.exporters.http.open_session` keep to it by themselves; before
       any other call to the service, call `context.take_turn()`. Either may raise; let it pass: the export is called
       again.
+    * `half_configured: bool`: some of the settings that it needs are there, others are not; records go out without it,
+      and commands say so.
     * `checks() -> Sequence[Check]`: what `nexus-tasks destinations --check` looks at.
     * `record_schema() -> bytes | None`: the XSD by which it judges records; None when it cannot say. The builder checks
       records by it, and asks again after ten minutes; it may call the service, and raise an `ExportError`.

@@ -8,12 +8,14 @@ fill what is left, as data URIs.
 import base64
 import html
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nexus_tasks.exporters.base import Activity, ExportContext
+from nexus_tasks.exporters.base import Activity, ExportContext, TransientError
 
 # What neither HTML nor XML can hold: control characters but for white space, half pairs, and two that are none.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -74,7 +76,8 @@ def render_summary(
     """The record as an HTML fragment of at most `max_bytes` in UTF-8.
 
     `gallery` adds the previews. File names are shown relative to `files_root` where they lie below it; of other files
-    only the name is shown. A page is never cut below its session details, however small `max_bytes` is.
+    only the name is shown. A page is never cut below its session details, however small `max_bytes` is. Raises
+    `TransientError` for a preview that is there and cannot be read.
     """
     page = _details(context) + _related(context)
     page += _files(context.activities, files_root, max_bytes - _size(page) - _RESERVE)
@@ -161,10 +164,10 @@ def _gallery(activities: list[Activity], budget: int) -> str:
     pictures, left_out = _pictures(activities)
     shown: list[tuple[_Picture, bytes]] = []
     for picture in sorted(pictures, key=lambda candidate: candidate.size, reverse=True):
-        try:
-            content = picture.path.read_bytes() if picture.bytes_in_page <= budget else b""
-        except OSError:
-            content = b""
+        content = b""
+        if picture.bytes_in_page <= budget:
+            with _there_or_not(picture.path):
+                content = picture.path.read_bytes()
         if len(content) == picture.size:
             shown.append((picture, content))
             budget -= picture.bytes_in_page
@@ -193,15 +196,28 @@ def _pictures(activities: list[Activity]) -> tuple[list[_Picture], int]:
     for place, (data_file, preview) in enumerate(pairs):
         if preview is None:
             continue
-        try:
+        size = 0
+        with _there_or_not(preview):
             size = preview.stat().st_size
-        except OSError:
-            size = 0
         if size and preview.suffix.lower() in _PICTURES:
             pictures.append(_Picture(place, preview, data_file.name, size))
         else:
             others += 1
     return pictures, others
+
+
+@contextmanager
+def _there_or_not(preview: Path) -> Iterator[None]:
+    """A preview that is gone is left out; of one that cannot be read at the moment the page would lack for ever."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise TransientError(
+            f"The preview {preview} cannot be read ({reason}): make it readable for the workers."
+        ) from None
 
 
 def _shown(path: Path, root: Path | None) -> str:

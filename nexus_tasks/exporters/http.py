@@ -2,7 +2,7 @@
 
 Connections are kept alive, one per host, thread and process: two threads, or a worker and its forked child, never share
 one. Nothing is taken from the environment: no proxies (`HTTPS_PROXY` included), no netrc, no cookies between calls;
-which certificates are trusted is said by `NX_CA_BUNDLE`.
+which certificates are trusted is said by `NX_CA_BUNDLE`, through which proxy a destination calls by `NX_PROXIES`.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ LARGEST_ANSWER = 64_000_000  # bytes
 MOST_REDIRECTS = 3
 
 _connections = threading.local()
-_before_call: ContextVar[Callable[[bool], None] | None] = ContextVar("nexus_tasks_before_call", default=None)
+_before_call: ContextVar[Callable[[], None] | None] = ContextVar("nexus_tasks_before_call", default=None)
 
 
 class _NoAddresses(logging.Filter):
@@ -61,8 +61,8 @@ def call_deadline(body_bytes: int = 0) -> float:
 
 
 @contextlib.contextmanager
-def before_each_call(check: Callable[[bool], None]) -> Iterator[None]:
-    """Have `check(writes)` called directly before the bytes of each call leave, inside this block.
+def before_each_call(check: Callable[[], None]) -> Iterator[None]:
+    """Have `check()` called directly before the bytes of each call leave, inside this block.
 
     For the worker: `check` raises when its lease is gone, or when the call must wait, and then nothing is sent.
     """
@@ -124,7 +124,7 @@ class ServiceSession:
         else:
             check = _before_call.get()
             if check is not None:
-                check(writes)
+                check()
             if callable(params):
                 prepared.prepare_url(prepared.url, params())
             with Deadline(call_deadline(_length(prepared.body))) as deadline:
@@ -138,20 +138,23 @@ class ServiceSession:
         raise failure
 
     def _send(self, prepared: requests.PreparedRequest, call: Call, deadline: Deadline) -> Answer:
-        settings = get_settings()
+        settings, proxies = get_settings(), _proxies(self.service)
         failure: ExportError
         try:
             response = _connection(self._base_url).send(
                 prepared,
                 timeout=(settings.NX_CONNECT_TIMEOUT, deadline.seconds),
                 verify=_certificates(),
+                proxies=proxies,
                 allow_redirects=False,
                 stream=True,
             )
             with response:
                 body = _read(response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            failure = broken_call(error, call, seconds=deadline.seconds, expired=deadline.expired)
+            failure = broken_call(
+                error, call, seconds=deadline.seconds, expired=deadline.expired, proxied=bool(proxies)
+            )
         else:
             if deadline.expired:
                 failure = did_not_answer(call, deadline.seconds)
@@ -202,6 +205,12 @@ def _connection(base_url: str) -> requests.Session:
         session.mount("https://", DeadlineAdapter())
     sessions[host] = (session, now)
     return session
+
+
+def _proxies(service: Service) -> dict[str, str]:
+    """What requests calls `service` through, by scheme; empty when that is nothing."""
+    proxy = get_settings().NX_PROXIES.get(service.destination or "")
+    return {} if proxy is None else dict.fromkeys(("http", "https"), proxy.get_secret_value())
 
 
 def _certificates() -> str | bool:

@@ -9,12 +9,14 @@ import socket
 import threading
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
 
 _running: ContextVar["Deadline | None"] = ContextVar("nexus_tasks_http_deadline", default=None)
 
@@ -85,6 +87,15 @@ class _WatchedConnection(HTTPConnection):
 
 
 class _WatchedSecureConnection(HTTPSConnection):
+    def _tunnel(self) -> None:
+        deadline = _running.get()
+        if deadline is not None:
+            deadline.watch(self.sock)
+        try:
+            super()._tunnel()
+        except (OSError, HTTPException):  # a connection that the proxy does not make is one that was not made
+            raise NewConnectionError(self, "the proxy does not make the connection") from None
+
     def connect(self) -> None:
         super().connect()
         _watch(self)
@@ -114,3 +125,9 @@ class DeadlineAdapter(HTTPAdapter):
         """See `HTTPAdapter.init_poolmanager`."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """See `HTTPAdapter.proxy_manager_for`."""
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager

@@ -21,6 +21,8 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingD
 
 LONGEST_MESSAGE = 300  # characters of a service's own words that a message repeats
 _WAITABLE = {408, 425, 429}
+_PROXY_DOES_NOT_LET_IN = 407
+_NOT_LET_IN = {401, 403, _PROXY_DOES_NOT_LET_IN}
 _BLOCKS = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAGS = re.compile(r"<[^>]*>")
 _SENDABLE = re.compile(r"(?!\s)[\t\x20-\x7e\x80-\xff]*")  # what a header's value can be
@@ -81,11 +83,15 @@ _BROKEN_CALLS: tuple[tuple[tuple[type[BaseException], ...], type[ExportError], s
 
 @dataclass(frozen=True)
 class Service:
-    """How messages name a service, and the settings that they tell people to check."""
+    """How messages name a service, and the settings that they tell people to check.
+
+    `destination` is the name of the destination that calls it, by which `NX_PROXIES` names a proxy for it.
+    """
 
     name: str
     url_setting: str
     credential_settings: str
+    destination: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +178,12 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
 def refusal(answer: Answer) -> ExportError:
     """What an answer that is not a success means, where the service gives it no meaning of its own."""
     service, said = answer.call.service, f" It says: {answer.message}" if answer.message else ""
-    if answer.status in {401, 403}:
+    if answer.status in _NOT_LET_IN:
+        name, settings = service.name, service.credential_settings
+        if answer.status == _PROXY_DOES_NOT_LET_IN:
+            name, settings = f"The proxy before {name}", "user and password in NX_PROXIES"
         return ConfigurationError(
-            f"{service.name} does not let us in ({answer.status} to {answer.call}): "
-            f"check {service.credential_settings}.{said}"
+            f"{name} does not let us in ({answer.status} to {answer.call}): check {settings}.{said}"
         )
     if answer.status == 429:
         return NothingDoneError(
@@ -215,18 +223,23 @@ def unsendable_credentials(headers: Mapping[str, str], call: Call) -> Configurat
     )
 
 
-def broken_call(error: Exception, call: Call, *, seconds: float, expired: bool) -> ExportError:
-    """What it means that `call` ended without a whole answer; `seconds` is its total deadline."""
+def broken_call(error: Exception, call: Call, *, seconds: float, expired: bool, proxied: bool = False) -> ExportError:
+    """What it means that `call` ended without a whole answer; `seconds` is its total deadline.
+
+    `proxied`: it was to go through a proxy, which may be what is wrong.
+    """
+    hint = " It is called through a proxy: check NX_PROXIES, too." if proxied else ""
     causes = list(_causes(error))
     for kinds, failure, sentence in _BROKEN_CALLS:
         if any(isinstance(cause, kinds) for cause in causes) and (failure is NothingDoneError or not expired):
             return failure(
                 sentence.format(name=call.service.name, call=call, setting=call.service.url_setting, seconds=seconds)
+                + hint
             )
     if expired:
         return did_not_answer(call, seconds)
     return TransientError(
-        f"{call.service.name} broke off before its answer was complete ({call}); it may have done what was asked."
+        f"{call.service.name} broke off before its answer was complete ({call}); it may have done what was asked.{hint}"
     )
 
 

@@ -56,12 +56,21 @@ class Registry:
     @property
     def enabled(self) -> list[ExportDestination]:
         """Those whose settings are there."""
-        return [destination for destination in self.destinations if _is_enabled(destination)]
+        return [destination for destination in self.destinations if _says(destination, "enabled")]
+
+    @property
+    def half_configured(self) -> list[ExportDestination]:
+        """Those that take no part although some of their settings are there: a mistake that nobody would notice."""
+        return [
+            destination
+            for destination in self.destinations
+            if _says(destination, "half_configured") and not _says(destination, "enabled")
+        ]
 
 
-def _is_enabled(destination: ExportDestination) -> bool:
+def _says(destination: ExportDestination, what: str) -> bool:
     try:
-        return bool(destination.enabled)
+        return bool(getattr(destination, what, False))
     except Exception as error:  # noqa: BLE001 - one plugin's mistake must not stop the others
         logger.warning("%s", PluginProblem(destination.name, f"{type(error).__name__}: {error}"))
         return False

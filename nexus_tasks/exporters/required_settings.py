@@ -11,6 +11,11 @@ def all_set(*names: str) -> bool:
     return all(getattr(get_settings(), name) is not None for name in names)
 
 
+def partly_set(*names: str) -> bool:
+    """Whether some of the settings have a value and others have none."""
+    return len({getattr(get_settings(), name) is None for name in names}) > 1
+
+
 def check_set(destination: str, *names: str) -> tuple[bool, str | None]:
     """(True, None), or (False, one sentence that names what is missing or wrong)."""
     try:

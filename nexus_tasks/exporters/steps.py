@@ -6,7 +6,7 @@ just now, and what is over there when it was found rather than made.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nexus_tasks.exporters.base import Checkpoint
@@ -52,7 +52,7 @@ class Steps:
     def ensure(
         self,
         step: str,
-        call: Callable[[], str],
+        call: Callable[[], str | Found],
         *,
         find: Callable[[], Found | None] | None = None,
         content: str | None = None,
@@ -61,7 +61,7 @@ class Steps:
         """The object of `step`: remembered, found, or made by `call`. The parameters are those of `Checkpoint.create`.
 
         What an object that was found holds is taken from the look-up; only where that could not tell, it is what the
-        request is known to have sent.
+        request is known to have sent. A `call` that was refused, but left an object behind, returns that as `Found`.
         """
         found: list[Found] = []
         made: list[str] = []
@@ -74,8 +74,12 @@ class Steps:
             return candidate.identifier
 
         def calling() -> str:
-            made.append(call())
-            return made[-1]
+            outcome = call()
+            if isinstance(outcome, Found):  # what was sent is not what was refused
+                found.append(replace(outcome, content=outcome.content or UNKNOWN))
+                return outcome.identifier
+            made.append(outcome)
+            return outcome
 
         identifier = self.checkpoint.create(
             step, calling, find=None if find is None else finding, content=content, seconds=seconds
@@ -92,7 +96,7 @@ class Steps:
         return Held(identifier, holds)
 
     def adopt(self, step: str, found: Found) -> Held:
-        """Remember an object that was found without a request of this step, or although that was refused."""
+        """Remember an object that was found without a request of this step."""
         self.checkpoint.create(
             step, lambda: found.identifier, find=lambda: found.identifier, content=found.content
         )  # with a look-up, so that nothing stays open of an earlier request

@@ -1,9 +1,13 @@
-"""The name under which a record stands in CDCS, and which its attachments bear; called by the destinations."""
+"""The name under which a record stands in CDCS, and which its attachments and its stored document bear.
+
+Used by the destinations, the builder, and whoever takes in records. NexusLIMS has another one, which matters for what
+it left behind: the take-over of its database and look-ups use it.
+"""
 
 import hashlib
 import re
 from datetime import date
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from nexus_tasks.exporters.base import ExportContext
 
@@ -24,6 +28,18 @@ def title_of(start: date, instrument_pid: str, session_identifier: str) -> str:
     """As `record_title`, for what has no context: the document of a record is named so."""
     instrument = _safe(instrument_pid, LONGEST_INSTRUMENT)
     return f"{start:%Y-%m-%d}_{instrument}_{short_session_id(session_identifier)}"
+
+
+def nexuslims_title(start: date, instrument_pid: str, session_identifier: str) -> str:
+    """As NexusLIMS calls the record of a session, in CDCS and, without the suffix, its file."""
+    short = usage_event_of(session_identifier) or session_identifier.partition("-")[0]
+    return f"{start:%Y-%m-%d}_{instrument_pid}_{short}"
+
+
+def usage_event_of(session_identifier: str) -> str | None:
+    """The number of the NEMO usage event that a session identifier is the address of, None if it is something else."""
+    of_nemo = parse_qs(urlsplit(session_identifier).query).get("id") if "://" in session_identifier else None
+    return of_nemo[0] if of_nemo else None
 
 
 def attachment_name(context: ExportContext, suffix: str = ".xml") -> str:

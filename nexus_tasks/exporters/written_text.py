@@ -5,7 +5,9 @@ written is kept in a checkpoint as *marks*: named fingerprints in one text, `bod
 text that may stand over there because of us: the last one, and those whose answer was lost.
 """
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -15,7 +17,10 @@ from nexus_tasks.exporters.steps import fingerprint
 Marks = dict[str, str]
 
 _UNSEEN = {"script", "style", "head", "template"}
+_MARKING = {"s", "del", "strike", "mark"}  # none of which we write: they say something of the text inside
+_MARKING_STYLE = re.compile(r"line-through|background", re.IGNORECASE)  # as editors write the same
 _EMBEDDED = {"img", "picture", "video", "audio", "iframe", "embed", "object", "canvas", "svg", "math", "input"}
+_SOURCE_DIGITS = 12  # of a source's fingerprint: a summary may hold hundreds of small pictures
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,12 @@ class Visible:
 
     text: str  # without any white space, of which services add and drop as they like
     links: tuple[str, ...]
-    embedded: int  # pictures and the like
+    embedded: tuple[str, ...]  # pictures and the like: a short fingerprint of each one's source
 
     @property
     def mark(self) -> str:
-        """Its entry in the mark `text`: a fingerprint, and the number of pictures."""
-        return f"{fingerprint(self.text)[:32]}:{self.embedded}"
+        """Its entry in the mark `text`: a fingerprint of it, and those of the pictures."""
+        return f"{fingerprint(self.text)[:32]}:{'.'.join(self.embedded)}"
 
 
 def visible(html: str) -> Visible:
@@ -37,7 +42,7 @@ def visible(html: str) -> Visible:
     reader = _Reader()
     reader.feed(html)
     reader.close()
-    return Visible(without_white_space("".join(reader.texts)), tuple(reader.links), reader.embedded)
+    return Visible(without_white_space("".join(reader.texts)), tuple(reader.links), tuple(reader.embedded))
 
 
 def without_white_space(text: str) -> str:
@@ -50,14 +55,15 @@ def is_ours(there: Visible, known: Mapping[str, str], wanted: Visible, *earlier:
     """Whether nobody but us has written what is `there`.
 
     `known` are the marks of what was written. Where they do not tell, nothing at all, `wanted` and `earlier`, which an
-    earlier try may have written, count as ours. A service may drop pictures; one more than we sent is somebody's.
+    earlier try may have written, count as ours. A service may drop pictures; one that we did not send, and one more
+    than we sent, is somebody's.
     """
     marks = _texts(known)
-    if not marks and there.text == "" and there.embedded == 0:
+    if not marks and there.text == "" and not there.embedded:
         return True
     for mark in (*(marks or [each.mark for each in earlier]), wanted.mark):
         text, _, embedded = mark.partition(":")
-        if there.mark.startswith(f"{text}:") and there.embedded <= int(embedded):
+        if there.mark.startswith(f"{text}:") and Counter(there.embedded) <= Counter(embedded.split(".")):
             return True
     return False
 
@@ -90,16 +96,25 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.texts: list[str] = []
         self.links: list[str] = []
-        self.embedded = 0
+        self.embedded: list[str] = []
         self._unseen: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _UNSEEN:
             self._unseen.append(tag)
+        given = {name: value or "" for name, value in attrs}
+        if tag in _MARKING or _MARKING_STYLE.search(given.get("style", "")):
+            self.texts.append(f"<{tag}>")
         if tag in _EMBEDDED:
-            self.embedded += 1
-        if tag == "a":
-            self.links += [value for name, value in attrs if name == "href" and value]
+            self._embed(tag, given)
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+
+    def _embed(self, tag: str, given: Mapping[str, str]) -> None:
+        """Note what is shown there; a picture whose source a service has dropped shows nothing."""
+        source = "".join(given.get("src", "").split()) + given.get("srcset", "")
+        if source or tag != "img":
+            self.embedded.append(fingerprint(tag, source)[:_SOURCE_DIGITS])
 
     def handle_endtag(self, tag: str) -> None:
         if self._unseen and tag == self._unseen[-1]:

@@ -17,7 +17,7 @@ from nexus_tasks.exporters.http import call_deadline, open_session
 from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
 from nexus_tasks.exporters.short_memory import ShortMemory
 
-_SERVICE = Service("CDCS", "NX_CDCS_URL", "NX_CDCS_TOKEN")
+_SERVICE = Service("CDCS", "NX_CDCS_URL", "NX_CDCS_TOKEN", "cdcs")
 _WORKSPACES = "rest/workspace/read_access/"
 _DOCUMENT = "xml_content"
 _DOCUMENT_ELSEWHERE = "content"  # its name where the site has given up the older one
@@ -30,12 +30,18 @@ _ABOUT_THE_RECORD = re.compile(
     r"|\benough rights\b|\bnot have the permission\b",
     re.IGNORECASE,
 )
-# Of the user: no right to publish at all, and none to write into a workspace that is not public.
-_NO_RIGHT = ("rights to publish", "permission to write into this workspace")
+# Of the user: no right to publish at all, and none to write into a workspace that is not public. With the second a
+# change is refused, too, where only this record is somebody else's.
+_MAY_NOT_PUBLISH = "rights to publish"
+_MAY_NOT_WRITE = "permission to write into this workspace"
 
 
 class IdsRefusedError(PermanentError):
     """CDCS does not know the template or the workspace that we named; nothing was made."""
+
+
+class NotAnAdministratorError(ConfigurationError):
+    """The token's user may not give records to others; everything else may be in order."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Record:
     number: int  # its id, which counts up with time
     title: str
     xml: str
+    template: str | None  # the id of the template version that it belongs to
 
 
 @dataclass(frozen=True)
@@ -92,31 +99,24 @@ class CdcsApi:
             answer = self._session.call("PATCH", path, json={"title": title, self._field: xml})
         if answer.status == 200:
             return
-        if self._only_this_is_refused(answer):
-            raise PermanentError(
-                f"CDCS does not let the token's user change record {record_id} ({answer.status}): does it belong to "
-                f"somebody else? It says: {answer.message}"
-            )
-        raise _refusal_about(record_id, answer)
+        raise self._refusal_about(record_id, answer, "change")
+
+    def record(self, record_id: str) -> Record:
+        """The record of that id; raises `GoneError` for one that was deleted."""
+        answer = self._session.call("GET", f"rest/data/{record_id}/")
+        if answer.status != 200:
+            raise self._refusal_about(record_id, answer, "read")
+        record = _record_in(_object_of(answer))
+        if record is None:
+            raise _unexpected(answer)
+        return record
 
     def with_title(self, title: str) -> list[Record]:
         """The records with this title, character by character, that the token's user can read; the oldest first."""
         query = {"query": {}, "title": title, "all": "true"}
         found = _list_of(self._session.call("POST", "rest/data/query/", json=query, writes=False))
-        records = [
-            Record(int(str(each["id"])), title, _document_in(each) or "")
-            for each in found
-            if each.get("title") == title and str(each.get("id", "")).isdecimal() and _document_in(each) is not None
-        ]
+        records = [record for each in found if (record := _record_in(each)) is not None and record.title == title]
         return sorted(records, key=lambda record: record.number)
-
-    def template_of(self, record_id: str) -> str | None:
-        """The id of the template version that a record belongs to."""
-        answer = self._session.call("GET", f"rest/data/{record_id}/")
-        if answer.status != 200:
-            raise _refusal_about(record_id, answer)
-        template = _object_of(answer).get("template")
-        return None if template is None else str(template)
 
     # --- templates and workspaces
 
@@ -223,7 +223,20 @@ class CdcsApi:
 
     def _only_this_is_refused(self, answer: Answer) -> bool:
         """Whether a call that has nothing to do with the record is let in, where this one was not."""
-        return answer.status in {401, 403} and self._session.call("GET", _WORKSPACES).status == 200
+        if answer.status not in {401, 403} or _MAY_NOT_PUBLISH in answer.message.lower():
+            return False
+        return self._session.call("GET", _WORKSPACES).status == 200
+
+    def _refusal_about(self, record_id: str, answer: Answer, what: str) -> ExportError:
+        """What it means that we may not `what` ("read") a record that stood over there."""
+        if answer.status == 404 and answer.is_json:
+            return GoneError(f"Record {record_id} is not in CDCS any more (404): it was deleted there.")
+        if self._only_this_is_refused(answer):
+            return PermanentError(
+                f"CDCS does not let the token's user {what} record {record_id} ({answer.status}): does it belong to "
+                f"somebody else? It says: {answer.message}"
+            )
+        return _refusal(answer)
 
     @property
     def _field(self) -> str:
@@ -238,6 +251,15 @@ def deadline_for(title: str, xml: str) -> float:
 def refused_token(answer: Answer) -> ExportError | None:
     """What it means when CDCS does not accept the token, None when it does."""
     return refusal(answer) if answer.status in {401, 403} else None
+
+
+def _record_in(record: dict[str, Any]) -> Record | None:
+    """What an answer says of a record, None if that is not what CDCS says of one."""
+    number, title, document = str(record.get("id", "")), record.get("title"), _document_in(record)
+    if not number.isdecimal() or not isinstance(title, str) or document is None:
+        return None
+    template = record.get("template")
+    return Record(int(number), title, document, None if template is None else str(template))
 
 
 def _document_in(record: dict[str, Any]) -> str | None:
@@ -261,8 +283,12 @@ def _made_id(answer: Answer, kind: str) -> str:
 def _object_of(answer: Answer) -> dict[str, Any]:
     found = answer.json()
     if not isinstance(found, dict):
-        raise TransientError(f"CDCS answered with something that was not expected ({answer.call}).")
+        raise _unexpected(answer)
     return found
+
+
+def _unexpected(answer: Answer) -> TransientError:
+    return TransientError(f"CDCS answered with something that was not expected ({answer.call}).")
 
 
 def _list_of(answer: Answer) -> list[dict[str, Any]]:
@@ -276,18 +302,9 @@ def _list_of(answer: Answer) -> list[dict[str, Any]]:
     return [item for item in found if isinstance(item, dict)]
 
 
-def _refusal_about(record_id: str, answer: Answer) -> ExportError:
-    """What a refusal about a record that stood over there means."""
-    if answer.status == 404 and answer.is_json:
-        return GoneError(f"Record {record_id} is not in CDCS any more (404): it was deleted there.")
-    if answer.status == 404:
-        return wrong_address(answer)
-    return _refusal(answer)
-
-
-def _not_an_administrator(answer: Answer) -> ConfigurationError:
+def _not_an_administrator(answer: Answer) -> NotAnAdministratorError:
     said = f" It says: {answer.message}" if answer.message else ""
-    return ConfigurationError(
+    return NotAnAdministratorError(
         f"CDCS lets only an administrator give records to their users ({answer.status} to {answer.call}): use an "
         f"administrator's token as NX_CDCS_TOKEN, or set NX_CDCS_USER_OWNED_RECORDS to no.{said}"
     )
@@ -317,13 +334,15 @@ def _refusal(answer: Answer) -> ExportError:
     What it does not say in known words is taken to pass: the answer may have got lost after the record was saved, and
     a record that is refused after all fails when its tries are used up.
     """
-    said = answer.message
-    if answer.status == 500 and answer.is_json:
-        if any(words in said.lower() for words in _NO_RIGHT):
+    said, status = answer.message, answer.status
+    if status == 404 and not answer.is_json:  # CDCS's own are JSON; a proxy answers so while it is away
+        return wrong_address(answer)
+    if status in {403, 500} and answer.is_json:
+        if _MAY_NOT_PUBLISH in said.lower() or (status == 500 and _MAY_NOT_WRITE in said.lower()):
             return ConfigurationError(
                 "CDCS does not let the token's user publish to the workspace: check NX_CDCS_WORKSPACE_TITLE and the "
                 f"user's rights. It says: {said}"
             )
-        if _ABOUT_THE_RECORD.search(said):
+        if status == 500 and _ABOUT_THE_RECORD.search(said):
             return PermanentError(f"CDCS refused the record ({answer.call}). It says: {said}")
     return refusal(answer)

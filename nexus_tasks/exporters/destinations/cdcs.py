@@ -1,38 +1,34 @@
 """Sends a record to a CDCS repository: the primary destination, whose links the notebooks show; called by workers.
 
-One POST makes the record and puts it into its workspace; a later content is put in its place by PATCH. Which template
-and workspace those are is asked by title, and remembered for ten minutes together with the template's schema: a record
-that is not valid is not sent. The XML goes as it is in the file. With NX_CDCS_USER_OWNED_RECORDS a record is given to
-its session's user once it stands; whatever goes wrong with that, the record is there, and the export a success.
+One POST makes the record and puts it into its workspace; a later content is put in its place by PATCH, after a look
+whether the record of that number is still this session's. Which template and workspace those are is asked by title, and
+remembered for ten minutes together with the template's schema: a record that is not valid is not sent. The XML goes as
+it is in the file. With NX_CDCS_USER_OWNED_RECORDS a record is given to its session's user once it stands; where that is
+refused, the record is there, and the export a success.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
-
-from lxml import etree
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import (
     Check,
     ConfigurationError,
     ExportContext,
-    ExportError,
     ExportResult,
     PermanentError,
 )
-from nexus_tasks.exporters.cdcs.api import CdcsApi, IdsRefusedError, deadline_for
+from nexus_tasks.exporters.cdcs.api import CdcsApi, IdsRefusedError, NotAnAdministratorError, Record, deadline_for
 from nexus_tasks.exporters.cdcs.checks import checks_of
+from nexus_tasks.exporters.cdcs.ownership import WantedRecord, content_of, our_record
 from nexus_tasks.exporters.cdcs.schema import Schema, schema_of
 from nexus_tasks.exporters.gone import advice_to_recreate
 from nexus_tasks.exporters.record_file import read_record_text
-from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
+from nexus_tasks.exporters.required_settings import all_set, check_set, partly_set, value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
-from nexus_tasks.exporters.title import record_title
 
 _NEEDED = ("NX_CDCS_URL", "NX_CDCS_TOKEN")
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +49,11 @@ class CDCSDestination:
     def enabled(self) -> bool:
         """Whether its address and token are set."""
         return all_set(*_NEEDED)
+
+    @property
+    def half_configured(self) -> bool:
+        """See `ExportDestination`."""
+        return partly_set(*_NEEDED)
 
     def validate_config(self) -> tuple[bool, str | None]:
         """See `ExportDestination.validate_config`."""
@@ -81,14 +82,15 @@ class CDCSDestination:
 
     def _export(self, context: ExportContext) -> ExportResult:
         settings, api = get_settings(), self._api()
-        title, xml = record_title(context), read_record_text(context)
-        steps, content = Steps(context.checkpoint, "record"), fingerprint(title, xml)
-        held = self._record(api, steps, context, title, xml)
-        if held.content != content:
-            self._refuse_invalid_change(api, held.identifier, xml)
-            steps.begin_update("record")
-            api.change(held.identifier, title, xml)
-            steps.end_update("record", content)
+        wanted, steps = WantedRecord(context, read_record_text(context)), Steps(context.checkpoint, "record")
+        held = self._record(api, steps, wanted)
+        user = (context.user or "").strip()
+        owner = fingerprint(held.identifier, user)
+        to_give = settings.NX_CDCS_USER_OWNED_RECORDS and context.checkpoint.written("owner") != owner
+        if not held.created and (to_give or held.content != wanted.content):
+            there = our_record(api, held, wanted)
+            if held.content != wanted.content:
+                self._change(api, steps, held, wanted, there)
         result = ExportResult(
             success=True,
             destination_name=self.name,
@@ -96,49 +98,67 @@ class CDCSDestination:
             record_url=f"{settings.NX_CDCS_URL}/data?id={held.identifier}",
             metadata={
                 "done": steps.done,
-                "title": title,
+                "title": wanted.title,
                 "template_id": self._memory.get(_template_key()),
                 "workspace_id": self._memory.get(_workspace_key()),
             },
         )
         if settings.NX_CDCS_USER_OWNED_RECORDS:
-            result.metadata["owner"] = self._owner(api, steps, context, held.identifier)
+            result.metadata["owner"] = self._give(api, steps, user, held, owner) if to_give else {"user": user}
         return result
 
     # --- the record
 
-    def _record(self, api: CdcsApi, steps: Steps, context: ExportContext, title: str, xml: str) -> Held:
+    def _record(self, api: CdcsApi, steps: Steps, wanted: WantedRecord) -> Held:
         """The record as it stands over there, made if it has to be."""
         try:
-            return self._make_record(api, steps, context, title, xml)
+            return self._make_record(api, steps, wanted)
         except IdsRefusedError:
             self._memory.forget()  # another template version, or another server: ask once more
         try:
-            return self._make_record(api, steps, context, title, xml)
+            return self._make_record(api, steps, wanted)
         except IdsRefusedError as error:
             raise ConfigurationError(
                 "CDCS refuses the template or the workspace: check NX_CDCS_TEMPLATE_TITLE and "
                 f"NX_CDCS_WORKSPACE_TITLE. It says: {error}"
             ) from None
 
-    def _make_record(self, api: CdcsApi, steps: Steps, context: ExportContext, title: str, xml: str) -> Held:
+    def _make_record(self, api: CdcsApi, steps: Steps, wanted: WantedRecord) -> Held:
         errors, template, workspace = None, "", None
-        if context.checkpoint.get("record") is None:  # ask before anything counts as begun
-            errors = self._errors_in(api, xml)
+        if steps.checkpoint.get("record") is None:  # ask before anything counts as begun
+            errors = self._errors_in(api, wanted.xml)
             template, workspace = self._template(api), self._workspace(api)
 
         def make() -> str:
             if errors is not None:  # only now: an older try may have made the record, and that is found first
                 raise _invalid(errors)
-            return api.create(title, xml, template, workspace)
+            return api.create(wanted.title, wanted.xml, template, workspace)
 
         return steps.ensure(
             "record",
             make,
-            find=partial(_find_record, api, title, xml, context.session_identifier),
-            content=fingerprint(title, xml),
-            seconds=deadline_for(title, xml),
+            find=lambda: _find_record(api, wanted, steps.checkpoint.written("record")),
+            content=wanted.content,
+            seconds=deadline_for(wanted.title, wanted.xml),
         )
+
+    def _change(self, api: CdcsApi, steps: Steps, held: Held, wanted: WantedRecord, there: Record) -> None:
+        """Put the wanted record in the place of what is `there`, whoever wrote that."""
+        holds = content_of(there.title, there.xml)
+        if holds == wanted.content:  # the answer to an earlier change was lost
+            steps.checkpoint.wrote("record", holds)
+            return
+        self._refuse_invalid_change(api, there, wanted.xml)
+        if held.content is not None and holds not in held.content:
+            logger.warning(
+                "Record %s was changed in CDCS by somebody else: the record of session %s as it is built now takes its "
+                "place.",
+                held.identifier,
+                wanted.context.session_identifier,
+            )
+        steps.begin_update("record", f"{holds} {wanted.content}")  # either, until the answer is there
+        api.change(held.identifier, wanted.title, wanted.xml)
+        steps.end_update("record", wanted.content)
 
     # --- what CDCS holds
 
@@ -182,67 +202,54 @@ class CDCSDestination:
             return self._errors_in(api, xml, self._template(api))
         return errors
 
-    def _refuse_invalid_change(self, api: CdcsApi, record_id: str, xml: str) -> None:
+    def _refuse_invalid_change(self, api: CdcsApi, there: Record, xml: str) -> None:
         errors = self._errors_in(api, xml)
         if errors is None:
             return
-        own_template = api.template_of(record_id)  # it may belong to an older version, by which CDCS judges it
-        if own_template is not None and own_template != self._template(api):
-            errors = self._errors_in(api, xml, own_template)
+        # It may belong to an older version, by which CDCS judges it.
+        if there.template is not None and there.template != self._template(api):
+            errors = self._errors_in(api, xml, there.template)
         if errors is not None:
             raise _invalid(errors)
 
     # --- the owner
 
-    def _owner(self, api: CdcsApi, steps: Steps, context: ExportContext, record_id: str) -> dict[str, str]:
-        """Give the record to the session's user, once; what is in the way of it is returned, not raised.
+    def _give(self, api: CdcsApi, steps: Steps, name: str, held: Held, owner: str) -> dict[str, str]:
+        """Give the record to the user of that name; a refusal is returned, what time can mend is raised.
 
-        The call can be repeated, so nothing is begun in the checkpoint: it only remembers what was done. A failed one
-        leaves nothing behind that a later export would have to wait for.
+        The call can be repeated, so nothing is begun in the checkpoint: it only remembers what was done, as `owner`. A
+        failed one leaves nothing behind that a later export would have to wait for.
         """
-        name, checkpoint = (context.user or "").strip(), context.checkpoint
-        given = fingerprint(record_id, name)
-        if checkpoint.written("owner") == given:
-            return {"user": name}
+        checkpoint = steps.checkpoint
         try:
-            if not name:
-                raise PermanentError("The session names no user.")
             user_id = self._user(api, name)
-            api.change_owner(record_id, user_id)
-        except ExportError as error:
+            api.change_owner(held.identifier, user_id)
+        except (PermanentError, NotAnAdministratorError) as error:
             self._users.forget()
-            logger.warning("Record %s stays with the token's user in CDCS: %s", record_id, error)
+            logger.warning("Record %s stays with the token's user in CDCS: %s", held.identifier, error)
             return {"problem": str(error)}
         earlier = checkpoint.get("owner")
         if earlier is not None:  # of a record that was made again, or of a session whose user was corrected
             checkpoint.forget("owner", earlier)
-        steps.adopt("owner", Found(user_id, given))
+        steps.adopt("owner", Found(user_id, owner))
         return {"user": name}
 
     def _user(self, api: CdcsApi, name: str) -> str:
         """The id of the CDCS user of that name, made if there is none."""
+        if not name:
+            raise PermanentError("The session names no user.")
         key = (value_of("NX_CDCS_URL"), name)
         return self._users.get(key) or self._users.put(key, api.user_named(name) or api.create_user(name))
 
 
-def _find_record(api: CdcsApi, title: str, xml: str, session_identifier: str) -> Found | None:
+def _find_record(api: CdcsApi, wanted: WantedRecord, known: str | None) -> Found | None:
     """The oldest record of this session among all that the token's user can read."""
-    for record in api.with_title(title):
-        # The same title may stand over records of other sessions: identifiers are shortened in it.
-        if record.xml == xml or session_identifier.strip() in _identifiers_in(record.xml):
-            return Found(str(record.number), fingerprint(title, record.xml))
-    return None
-
-
-def _identifiers_in(xml: str) -> set[str]:
-    """What may be a document's session identifier: its element `id` below the root, without one any whole text."""
-    try:
-        root = etree.fromstring(xml.encode("utf-8"), _PARSER)
-    except (etree.XMLSyntaxError, ValueError):
-        return set()
-    named = [element.text or "" for element in root.iterchildren("{*}id")]
-    texts = named or [str(text) for text in root.itertext()]
-    return {text.strip() for text in texts} - {""}
+    titled = [record for title in wanted.titles(known) for record in api.with_title(title)]
+    ours = [record for record in titled if wanted.is_this(record, known)]
+    if not ours:
+        return None
+    oldest = min(ours, key=lambda record: record.number)
+    return Found(str(oldest.number), content_of(oldest.title, oldest.xml))
 
 
 def _invalid(errors: str) -> PermanentError:

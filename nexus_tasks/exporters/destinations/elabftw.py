@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from nexus_tasks.exporters.base import Check, ExportContext, ExportResult
+from nexus_tasks.exporters.base import (
+    Check,
+    ConfigurationError,
+    ExportContext,
+    ExportError,
+    ExportResult,
+    TransientError,
+)
 from nexus_tasks.exporters.elabftw.api import (
     ELabFTWApi,
     ExperimentRefusedError,
@@ -22,11 +29,12 @@ from nexus_tasks.exporters.elabftw.api import (
 )
 from nexus_tasks.exporters.elabftw.checks import checks_of
 from nexus_tasks.exporters.elabftw.experiment import CDCS_FIELD, WantedExperiment
+from nexus_tasks.exporters.elabftw.ownership import StandingExperiment
 from nexus_tasks.exporters.gone import advice_to_recreate
 from nexus_tasks.exporters.html_summary import cdcs_link, render_note
 from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.record_file import read_record
-from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
+from nexus_tasks.exporters.required_settings import all_set, check_set, partly_set, value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.steps import UNKNOWN, Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name
@@ -56,6 +64,11 @@ class ELabFTWDestination:
         """Whether its address and key are set."""
         return all_set(*_NEEDED)
 
+    @property
+    def half_configured(self) -> bool:
+        """See `ExportDestination`."""
+        return partly_set(*_NEEDED)
+
     def validate_config(self) -> tuple[bool, str | None]:
         """See `ExportDestination.validate_config`."""
         valid, problem = check_set("eLabFTW", *_NEEDED)
@@ -79,9 +92,10 @@ class ELabFTWDestination:
         wanted.check()
         steps = Steps(context.checkpoint, "experiment")
         held = self._experiment(api, steps, wanted, url)
+        standing = StandingExperiment(api, held, wanted)
         if not held.created:
-            _bring_up_to_date(api, steps, held, wanted, fingerprint(xml))
-        upload_id = _attach(api, steps, held.identifier, attachment_name(context), xml)
+            _bring_up_to_date(api, steps, standing, wanted, fingerprint(xml))
+        upload_id = _attach(api, steps, standing, attachment_name(context), xml)
         return ExportResult(
             success=True,
             destination_name=self.name,
@@ -95,19 +109,13 @@ class ELabFTWDestination:
         known = steps.checkpoint.get("experiment")
         takes_all = known is not None or self._version(api, url) >= WHOLE_POST_SINCE
         find = partial(_find_experiment, api, wanted, by_title=not takes_all)
-        try:
-            held = steps.ensure(
-                "experiment",
-                lambda: api.create(wanted.experiment),
-                find=find,
-                content=packed(wanted.marks) if takes_all else None,
-                seconds=call_deadline(len(json.dumps(wanted.experiment))),
-            )
-        except ExperimentRefusedError:
-            left_behind = find()
-            if left_behind is None:
-                raise
-            return steps.adopt("experiment", left_behind)
+        held = steps.ensure(
+            "experiment",
+            partial(_create, api, wanted, find),
+            find=find,
+            content=packed(wanted.marks) if takes_all else None,
+            seconds=call_deadline(len(json.dumps(wanted.experiment))),
+        )
         if held.created and not takes_all:
             api.change(held.identifier, {"body": wanted.body, "metadata": json.dumps({"extra_fields": wanted.fields})})
             steps.end_update("experiment", packed(wanted.marks))
@@ -120,6 +128,25 @@ class ELabFTWDestination:
         return int(version)
 
 
+def _create(api: ELabFTWApi, wanted: WantedExperiment, find: Callable[[], Found | None]) -> str | Found:
+    """Make the experiment, or return what a refusal has left behind."""
+    try:
+        return api.create(wanted.experiment)
+    except ExperimentRefusedError:
+        try:
+            left_behind = find()
+        except ExportError as error:  # of whatever kind: it does not say that nothing was made
+            raise TransientError(str(error), getattr(error, "retry_after", None)) from error
+        if left_behind is not None:
+            return left_behind
+        if api.forces_templates():
+            raise ConfigurationError(
+                "The team of eLabFTW's key makes experiments from templates only (its setting force_exp_tpl): have an "
+                "administrator of the team switch that off, or set NX_ELABFTW_API_KEY to a key of another team."
+            ) from None
+        raise
+
+
 def _find_experiment(api: ELabFTWApi, wanted: WantedExperiment, *, by_title: bool) -> Found | None:
     """The oldest live experiment that carries the session's identifier in its field.
 
@@ -128,7 +155,7 @@ def _find_experiment(api: ELabFTWApi, wanted: WantedExperiment, *, by_title: boo
     """
     session, title = wanted.context.session_identifier, wanted.experiment["title"]
     candidates = api.with_session(session)
-    if not candidates and by_title and title.endswith(session):
+    if not candidates and by_title and wanted.has_telling_title:
         candidates = [each for each in api.with_title(title) if session_of(each) is None]
     if not candidates:
         return None
@@ -141,12 +168,15 @@ def _find_experiment(api: ELabFTWApi, wanted: WantedExperiment, *, by_title: boo
     return Found(identifier, packed(wanted.marks) if current else None)
 
 
-def _bring_up_to_date(api: ELabFTWApi, steps: Steps, held: Held, wanted: WantedExperiment, record_sha256: str) -> None:
+def _bring_up_to_date(
+    api: ELabFTWApi, steps: Steps, standing: StandingExperiment, wanted: WantedExperiment, record_sha256: str
+) -> None:
+    held = standing.held
     known = unpacked(held.content)
     changed = {name for name in ("fields", "body") if known.get(name) != wanted.marks[name]}
     if not changed:
         return
-    there = api.read(held.identifier)
+    there = standing.read()
     marks, values = {**known, "fields": wanted.marks["fields"], "body": wanted.marks["body"]}, {}
     changing = {name: mark for name, mark in known.items() if name == "text"}
     if "fields" in changed:
@@ -185,12 +215,12 @@ def _merged(there: dict[str, Any], fields: dict[str, dict[str, Any]]) -> dict[st
     return {**metadata_of(there), "extra_fields": merged}
 
 
-def _attach(api: ELabFTWApi, steps: Steps, experiment_id: str, name: str, xml: bytes) -> str:
+def _attach(api: ELabFTWApi, steps: Steps, standing: StandingExperiment, name: str, xml: bytes) -> str:
     """The id of the upload that holds the record now.
 
     Replacing one makes another: the steps are a chain, each named after the upload that it replaces.
     """
-    sha256 = fingerprint(xml)
+    experiment_id, sha256 = standing.held.identifier, fingerprint(xml)
 
     def ensure(step: str, older: str | None) -> Held:
         seconds = call_deadline(len(xml) + _FORM_BYTES) + (0 if older is None else call_deadline())
@@ -199,12 +229,15 @@ def _attach(api: ELabFTWApi, steps: Steps, experiment_id: str, name: str, xml: b
         return steps.ensure(step, call, find=find, content=sha256, seconds=seconds)
 
     step = "upload"
+    if steps.checkpoint.get(step) is None:
+        standing.check()
     held = ensure(step, None)
     while not held.created:
         following = f"upload instead of {held.identifier}"
         if steps.checkpoint.get(following) is None:
             if held.content == sha256:
                 break
+            standing.check()
             steps.begin_update(step)
         step, held = following, ensure(following, held.identifier)
     return held.identifier

@@ -8,20 +8,19 @@ XML go to the user's Inbox, as files. A record stays where it went first, in tha
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from urllib.parse import urlsplit
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Check, ExportContext, ExportResult, PermanentError
-from nexus_tasks.exporters.gone import advice_to_recreate
+from nexus_tasks.exporters.gone import GoneError, advice_to_recreate
 from nexus_tasks.exporters.html_summary import cdcs_link
-from nexus_tasks.exporters.labarchives.api import Account, LabArchivesApi
+from nexus_tasks.exporters.labarchives.api import Account, LabArchivesApi, NotebookError
 from nexus_tasks.exporters.labarchives.checks import checks_of
 from nexus_tasks.exporters.labarchives.folders import TOP_FOLDER, Folders, find_node, node_name
 from nexus_tasks.exporters.labarchives.page import InboxFiles, RecordPage
 from nexus_tasks.exporters.record_file import read_record
-from nexus_tasks.exporters.required_settings import all_set, check_set, value_of
-from nexus_tasks.exporters.steps import Steps
+from nexus_tasks.exporters.required_settings import all_set, check_set, partly_set, value_of
+from nexus_tasks.exporters.steps import Found, Steps
 
 _NEEDED = (
     "NX_LABARCHIVES_URL",
@@ -46,6 +45,11 @@ class LabArchivesDestination:
         """Whether its address, access key and user are set; the notebook is optional."""
         return all_set(*_NEEDED)
 
+    @property
+    def half_configured(self) -> bool:
+        """See `ExportDestination`."""
+        return partly_set(*_NEEDED)
+
     def validate_config(self) -> tuple[bool, str | None]:
         """See `ExportDestination.validate_config`."""
         return check_set("LabArchives", *_NEEDED)
@@ -62,14 +66,23 @@ class LabArchivesDestination:
     def _export(self, context: ExportContext) -> ExportResult:
         _refuse_unnamed(context)
         api, xml = _open_api(), read_record(context)
-        notebook = get_settings().NX_LABARCHIVES_NOTEBOOK_ID
+        notebook = configured = get_settings().NX_LABARCHIVES_NOTEBOOK_ID
         if context.checkpoint.get("page") is not None:
-            notebook = context.checkpoint.written("page") or notebook
+            notebook = _sent(context)[0] or configured
         elif context.checkpoint.get("inbox summary") is not None:
             notebook = None
         if notebook is None:
             return self._to_inbox(api, context, xml)
-        return self._to_notebook(api, context, notebook, xml)
+        try:
+            return self._to_notebook(api, context, notebook, xml)
+        except NotebookError:
+            if notebook == configured:
+                raise
+            raise GoneError(  # of this record alone: the others go to the notebook that is configured
+                f"LabArchives does not let us into the notebook {notebook} (error 4509). The page of this record is in "
+                "it, though NX_LABARCHIVES_NOTEBOOK_ID does not name it any more: have its owner let the user write to "
+                "it, and retry the record."
+            ) from None
 
     def _to_notebook(self, api: LabArchivesApi, context: ExportContext, notebook: str, xml: bytes) -> ExportResult:
         steps = Steps(context.checkpoint, "page")
@@ -112,13 +125,20 @@ class LabArchivesDestination:
 
     def _page(self, api: LabArchivesApi, steps: Steps, context: ExportContext, notebook: str) -> str:
         title = page_title(context)
+        earlier = _sent(context)[1] or title
+        sent = f"{notebook} {title}"
+
+        def find_in(folder: str) -> Found | None:
+            """Under the name that was sent, too: the session's date may have been corrected since."""
+            there = find_node(api, notebook, folder, title, earlier, is_page=True)
+            return None if there is None else Found(there, sent)
 
         def ensure(folder: str) -> str:
             return steps.ensure(
                 "page",
                 lambda: api.insert_node(notebook, folder, title, is_folder=False),
-                find=partial(find_node, api, notebook, folder, title, is_page=True),
-                content=notebook,
+                find=lambda: find_in(folder),
+                content=sent,
             ).identifier
 
         made = context.checkpoint.get("page")
@@ -152,6 +172,12 @@ def _refuse_unnamed(context: ExportContext) -> None:
                 f"The record of session {context.session_identifier!r} has no {what}, by which it is filed in "
                 "LabArchives: nothing was sent. Build the session again with it, and retry."
             )
+
+
+def _sent(context: ExportContext) -> tuple[str, str]:
+    """The notebook and the name with which the page was made, or may have been; each empty where it is not known."""
+    notebook, _, title = (context.checkpoint.written("page") or "").partition(" ")
+    return notebook, title
 
 
 def page_title(context: ExportContext) -> str:

@@ -24,7 +24,7 @@ NORMAL = 1  # the state of what is neither archived (2) nor deleted (3)
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
 
-_SERVICE = Service("eLabFTW", "NX_ELABFTW_URL", "NX_ELABFTW_API_KEY and the rights of its user")
+_SERVICE = Service("eLabFTW", "NX_ELABFTW_URL", "NX_ELABFTW_API_KEY and the rights of its user", "elabftw")
 # In a search `%` is any text. It stands for what could end the quotes or is escaped by one side only.
 _NOT_FOR_A_SEARCH = re.compile(r"""["'\\%\x00-\x1f\x7f]+""")
 
@@ -94,6 +94,17 @@ class ELabFTWApi:
             if isinstance(team, dict)
         }
         return User(str(told.get("fullname") or f"user {told.get('userid')}"), named.get(str(told.get("team")), ""))
+
+    def forces_templates(self) -> bool:
+        """Whether the key's team makes experiments from templates only; False where eLabFTW does not tell."""
+        answer = self._session.call("GET", "api/v2/teams/current")
+        if answer.status != 200:
+            meaning = refusal(answer)
+            if isinstance(meaning, TransientError):
+                raise meaning
+            return False
+        team = answer.json()
+        return isinstance(team, dict) and str(team.get("force_exp_tpl")) == "1"
 
     def titles(self, kind: str) -> dict[int, str]:
         """What the key's team has of a kind, `experiments_categories` or `experiments_status`, by id."""
@@ -199,7 +210,7 @@ class ELabFTWApi:
         """The JSON of a reading call that every user may make."""
         answer = self._session.call("GET", path)
         if answer.status != 200:
-            raise refusal(answer)
+            raise _meaning(answer)
         told = answer.json()
         if not isinstance(told, kind):
             raise TransientError(f"eLabFTW answered with something that was not expected ({answer.call}).")
@@ -217,7 +228,7 @@ class ELabFTWApi:
             parameters = {"scope": "3", "state": str(NORMAL), kind: wanted, **window}
             answer = self._session.call("GET", "api/v2/experiments", params=parameters)
             if answer.status != 200:
-                raise refusal(answer)
+                raise _meaning(answer)
             more = _oldest_first(answer)
             found += more
             if len(more) < PAGE:
@@ -230,7 +241,7 @@ class ELabFTWApi:
     def _refusal(self, answer: Answer, experiment_id: str) -> ExportError:
         """What a refusal about an experiment that stands over there means."""
         said = f" It says: {answer.message}" if answer.message else ""
-        if answer.status in {404, 422}:
+        if answer.status == 422 or (answer.status == 404 and not _is_from_elsewhere(answer)):
             return _gone(answer, experiment_id)
         if self._only_this_is_refused(answer):
             return PermanentError(
@@ -275,8 +286,16 @@ def session_of(experiment: dict[str, Any]) -> str | None:
     return None if value is None else str(value)
 
 
+def _is_from_elsewhere(answer: Answer) -> bool:
+    """Whether a 404 is not eLabFTW's own, such as that of a proxy while eLabFTW is away."""
+    told = answer.json() if answer.is_json else None
+    return not (isinstance(told, dict) and {"code", "message", "description"} <= set(told))
+
+
 def _meaning(answer: Answer) -> ExportError:
     """What a refusal means; that a key may only read is told in the words of a bad request."""
+    if answer.status == 404 and _is_from_elsewhere(answer):
+        return wrong_address(answer)
     if answer.status == 400 and "read-only key" in answer.text:
         return ConfigurationError(
             "The key of eLabFTW may only read: make one that may write, and set NX_ELABFTW_API_KEY to it."

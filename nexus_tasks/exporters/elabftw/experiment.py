@@ -8,7 +8,7 @@ from typing import Any
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext, PermanentError
-from nexus_tasks.exporters.elabftw.api import SESSION_FIELD
+from nexus_tasks.exporters.elabftw.api import SESSION_FIELD, session_of
 from nexus_tasks.exporters.html_summary import cdcs_link, moment, render_summary
 from nexus_tasks.exporters.steps import fingerprint
 from nexus_tasks.exporters.written_text import Marks, Visible, visible
@@ -42,6 +42,18 @@ class WantedExperiment:
                 f"The summary of this session is too long for eLabFTW ({size} bytes, at most {LONGEST_BODY}): its "
                 "session identifier, instrument or user is. Shorten it in the session log, and retry."
             )
+
+    def is_this(self, there: dict[str, Any], *, named: bool) -> bool:
+        """Whether the experiment that stands `there` is this session's; `named`: we gave it the identifier's field."""
+        carried = session_of(there)
+        if carried:
+            return carried == self.context.session_identifier
+        return not named or (self.has_telling_title and there.get("title") == self.experiment["title"])
+
+    @property
+    def has_telling_title(self) -> bool:
+        """Whether the title holds the whole identifier: a long one is cut."""
+        return bool(self.experiment["title"].endswith(self.context.session_identifier))
 
     @cached_property
     def body(self) -> str:

@@ -24,12 +24,14 @@ _SERVICE = Service(
     "LabArchives",
     "NX_LABARCHIVES_URL",
     "NX_LABARCHIVES_ACCESS_KEY_ID, NX_LABARCHIVES_ACCESS_PASSWORD and NX_LABARCHIVES_USER_ID",
+    "labarchives",
 )
+_BAD_NOTEBOOK = "4509"
 _TO_MEND = {
     "4504": "the clock of this machine is wrong by more than two minutes; set it",
     "4506": "check NX_LABARCHIVES_ACCESS_KEY_ID",
     "4507": "check NX_LABARCHIVES_USER_ID",
-    "4509": "check NX_LABARCHIVES_NOTEBOOK_ID, and that the user may write to the notebook",
+    _BAD_NOTEBOOK: "check NX_LABARCHIVES_NOTEBOOK_ID, and that the user may write to the notebook",
     "4514": "check NX_LABARCHIVES_USER_ID",
     "4520": "check NX_LABARCHIVES_ACCESS_PASSWORD",
 }
@@ -40,7 +42,8 @@ _NOT_THERE = 404
 _TOO_BIG_FOR_THE_SERVER = 413
 _LONGEST_CODE = 8  # digits; LabArchives's have four
 _TIME_CAN_MEND = {"4533", "4999"}  # session timeout, internal error
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
+# Texts are as long as the entries that a page holds; how large an answer may be is limited where it is received.
+_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Account:
     access_key_id: str
     password: str = field(repr=False)
     user_id: str = field(repr=False)
+
+
+class NotebookError(ConfigurationError):
+    """The notebook that was named is not there, or not the user's to read or write."""
 
 
 class TooBigError(PermanentError):
@@ -344,7 +351,8 @@ def _meaning(answer: Answer, code: str, description: str) -> ExportError:
     what = f"LabArchives refused {answer.call} ({' '.join(part for part in ('error', known_code) if part)})"
     what += f", it says: {said}" if said else ""
     if code in _TO_MEND:
-        return ConfigurationError(f"{what}. To mend it: {_TO_MEND[code]}.")
+        kind = NotebookError if code == _BAD_NOTEBOOK else ConfigurationError
+        return kind(f"{what}. To mend it: {_TO_MEND[code]}.")
     if code == _TOO_BIG or answer.status == _TOO_BIG_FOR_THE_SERVER:
         return _too_big(what)
     if answer.status == _NOT_THERE:

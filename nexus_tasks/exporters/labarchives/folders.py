@@ -10,7 +10,6 @@ from functools import partial
 
 from nexus_tasks.exporters.base import Checkpoint
 from nexus_tasks.exporters.labarchives.api import ROOT, LabArchivesApi
-from nexus_tasks.exporters.steps import Found
 
 TOP_FOLDER = "NexusLIMS Records"
 LONGEST_NAME = 200  # characters; names travel in the address of a call, where each may take twelve bytes
@@ -39,7 +38,7 @@ class Folders:
             step = self._step(path[:depth])
             known = self._shared.get(step)
             there = None if gone else find_node(self._api, self._notebook, parent, text, is_page=False)
-            if known is not None and (there is None or there.identifier != known):
+            if known is not None and there != known:
                 self._shared.forget(step, known)
                 gone = True
             parent = known or ROOT
@@ -50,10 +49,7 @@ class Folders:
         if known is not None:
             return known
 
-        def find() -> str | None:
-            there = find_node(self._api, self._notebook, parent, text, is_page=False)
-            return None if there is None else there.identifier
-
+        find = partial(find_node, self._api, self._notebook, parent, text, is_page=False)
         there = find()  # people, or an earlier installation, may have made it
         if there is not None:
             return self._shared.create(step, lambda: there, find=lambda: there)
@@ -65,11 +61,11 @@ class Folders:
         return f"folder {self._notebook} {'/'.join(path)}"
 
 
-def find_node(api: LabArchivesApi, notebook: str, parent: str, text: str, *, is_page: bool) -> Found | None:
-    """The folder or page with exactly this text; of several the first listed, for LabArchives does not date them."""
+def find_node(api: LabArchivesApi, notebook: str, parent: str, *texts: str, is_page: bool) -> str | None:
+    """The folder or page with exactly one of `texts`; of several the first listed, for they have no dates."""
     for node in api.get_tree_level(notebook, parent):
-        if node.is_page == is_page and node.display_text == text:
-            return Found(node.tree_id, notebook)
+        if node.is_page == is_page and node.display_text in texts:
+            return node.tree_id
     return None
 
 

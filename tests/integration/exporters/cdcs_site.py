@@ -8,7 +8,7 @@ import pytest
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.destinations.cdcs import CDCSDestination
-from nexus_tasks.sandbox.services.cdcs import Cdcs
+from nexus_tasks.sandbox.services.cdcs.service import Cdcs
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import CDCS_TOKEN
 from tests.integration.exporters.conftest import Destination

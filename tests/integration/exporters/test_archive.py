@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nexus_tasks.config import get_settings
+from nexus_tasks.exporters.archive.manifest import MANIFEST
+from nexus_tasks.exporters.archive.session_folder import folder_of
 from nexus_tasks.exporters.base import (
     ConfigurationError,
     ExportContext,
@@ -19,7 +21,7 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.destinations.archive import MANIFEST, ArchiveDestination, folder_of
+from nexus_tasks.exporters.destinations.archive import ArchiveDestination
 from nexus_tasks.testing import sample_context
 from tests.requirements import require_module
 

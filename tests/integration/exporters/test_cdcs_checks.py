@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from nexus_tasks.exporters.checkup import check_up
-from nexus_tasks.sandbox.services.cdcs import CORE_VERSION
+from nexus_tasks.sandbox.services.cdcs.site import CORE_VERSION
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from tests.integration.exporters.cdcs_site import XSD, cdcs_site, configure
 from tests.integration.exporters.conftest import Destination

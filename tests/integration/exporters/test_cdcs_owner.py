@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import requests
 
-from nexus_tasks.exporters.base import ExportContext
+from nexus_tasks.exporters.base import ConfigurationError, ExportContext, PermanentError
 from nexus_tasks.exporters.cdcs.api import CdcsApi
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.title import record_title
@@ -16,6 +16,7 @@ from tests.integration.exporters.conftest import SESSION, Destination, again, of
 
 CREATE = "POST /rest/data/"
 CHANGE = "PATCH /rest/data/{id}/"
+READ = "GET /rest/data/{id}/"
 GIVE = "PATCH /rest/data/{id}/change-owner/{id}"
 USERS = "GET /rest/user/"
 NEW_USER = "POST /rest/user/"
@@ -66,7 +67,7 @@ def test_a_record_that_was_given_away_is_still_changed_in_place(site: Destinatio
     rebuild(context)
     site.server.calls.reset()
     site.export(context)
-    assert site.calls == [CHANGE]
+    assert site.calls == [READ, CHANGE]
     assert [record["sha256"] for record in site.objects] == [sha256(context)]
 
 
@@ -83,26 +84,56 @@ def test_a_record_that_was_given_away_is_still_found(
 
 @pytest.mark.parametrize("path", ["^/rest/user/$", "/change-owner/"])
 @pytest.mark.parametrize("kind", [FaultKind.STATUS, FaultKind.RESET])
-def test_a_failed_gift_leaves_the_export_a_success_and_is_tried_again(
-    site: Destination, context: ExportContext, path: str, kind: FaultKind, caplog: pytest.LogCaptureFixture
+def test_a_gift_that_time_can_mend_is_tried_again(
+    site: Destination, context: ExportContext, path: str, kind: FaultKind
 ) -> None:
-    site.server.faults.replace([Fault(kind, status=503, path=path, times=1)])
-    with caplog.at_level(logging.WARNING):
-        result = site.export(context)
-    assert result.success
-    assert list(result.metadata["owner"]) == ["problem"]
-    assert "stays with the token's user" in caplog.text
+    site.fail(context, Fault(kind, status=503, path=path, times=1))
     site.server.calls.reset()
     assert site.export(context).metadata["owner"] == {"user": "jsmith"}
     assert owners(site) == ["jsmith"]
     assert CREATE not in site.calls
 
 
+@pytest.mark.parametrize("path", ["^/rest/user/$", "/change-owner/"])
+def test_a_proxy_whose_cdcs_is_away_leaves_the_record_to_be_given_later(
+    site: Destination, context: ExportContext, path: str
+) -> None:
+    site.server.faults.replace([Fault(FaultKind.STATUS, status=404, body="404 page not found", path=path, times=1)])
+    with pytest.raises(ConfigurationError, match="check NX_CDCS_URL"):
+        site.export(context)
+    assert site.export(context).metadata["owner"] == {"user": "jsmith"}
+    assert owners(site) == ["jsmith"]
+
+
+def test_another_sessions_record_is_not_given_away(
+    site: Destination, context: ExportContext, web: requests.Session
+) -> None:
+    number, other = site.export(context).record_id, of_session(context, "another")
+    theirs = {"title": record_title(other), "xml_content": other.xml_file_path.read_text()}
+    web.patch(f"{site.server.url}/rest/data/{number}/", json=theirs, headers=HEADERS)  # as after a restored backup
+    with pytest.raises(PermanentError, match="another session's"):
+        site.export(replace(context, user="mmuster"))
+    assert owners(site) == ["jsmith"]
+
+
+def test_what_a_curator_changed_stays_when_a_record_is_given_to_another_user(
+    site: Destination, context: ExportContext, web: requests.Session
+) -> None:
+    number = site.export(context).record_id
+    by_a_curator = context.xml_file_path.read_text().replace("first", "edited")
+    web.patch(f"{site.server.url}/rest/data/{number}/", json={"xml_content": by_a_curator}, headers=HEADERS)
+    site.export(replace(context, user="mmuster"))
+    assert owners(site) == ["mmuster"]
+    assert site.objects[0]["xml_content"] == by_a_curator
+
+
 @pytest.mark.parametrize(("user", "problem"), [(None, "names no user"), (" ", "names no user"), ("J. Smith", "valid")])
 def test_a_user_who_cannot_be_made_leaves_the_export_a_success(
-    site: Destination, context: ExportContext, user: str | None, problem: str
+    site: Destination, context: ExportContext, user: str | None, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = site.export(replace(context, user=user))
+    with caplog.at_level(logging.WARNING):
+        result = site.export(replace(context, user=user))
+    assert "stays with the token's user" in caplog.text
     assert result.success
     assert problem in result.metadata["owner"]["problem"]
     assert owners(site) == ["nexuslims"]
@@ -168,8 +199,7 @@ def test_unless_it_is_asked_for_records_stay_with_the_tokens_user(cdcs: Destinat
 def test_nothing_of_a_gift_is_left_open_for_a_later_export_to_wait_for(
     site: Destination, context: ExportContext
 ) -> None:
-    site.server.faults.replace([Fault(FaultKind.RESET_AFTER, path="/change-owner/", times=1)])
-    assert "problem" in site.export(context).metadata["owner"]
+    site.fail(context, Fault(FaultKind.RESET_AFTER, path="/change-owner/", times=1))
     assert context.checkpoint.get("owner") is None
     assert site.export(context).metadata["owner"] == {"user": "jsmith"}
 

@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 from lxml import html
 
 from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import Activity, ConfigurationError, ExportContext, PermanentError, TransientError
+from nexus_tasks.exporters.base import (
+    Activity,
+    ConfigurationError,
+    ExportContext,
+    ExportError,
+    PermanentError,
+    TransientError,
+)
 from nexus_tasks.exporters.checkup import check_up
 from nexus_tasks.exporters.destinations.elabftw import ELabFTWDestination
 from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.exporters.written_text import visible, without_white_space
 from nexus_tasks.sandbox.services import StandIns
-from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY, Elabftw
+from nexus_tasks.sandbox.services.elabftw.installation import READ_ONLY_API_KEY
+from nexus_tasks.sandbox.services.elabftw.service import Elabftw
 from nexus_tasks.sandbox.services.faults import Fault
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
@@ -66,6 +74,15 @@ class People:
 
     def change(self, number: str, **values: Any) -> None:
         assert self.web.patch(f"{self.base}/{number}", json=values).status_code == 200
+
+    def set_field(self, number: str, name: str, value: str | None) -> None:
+        """Change an extra field, or take it away."""
+        metadata = json.loads(self.read(number)["metadata"] or "{}")
+        extra_fields = metadata.setdefault("extra_fields", {})
+        extra_fields.pop(name, None)
+        if value is not None:
+            extra_fields[name] = {"type": "text", "value": value}
+        self.change(number, metadata=json.dumps(metadata))
 
     def write(self, number: str, text: str) -> None:
         self.change(number, body=self.read(number)["body"] + text)
@@ -323,6 +340,203 @@ def test_fields_title_and_tags_of_people_are_kept(elabftw: Destination, context:
     assert experiment["title"] == "My steel"
 
 
+def change(context: ExportContext, what: str) -> None:
+    """What a rebuild changes."""
+    if what == "everything":
+        rebuild(context)
+    else:
+        context.xml_file_path.write_bytes(record_xml(SESSION, "second"))
+
+
+@pytest.mark.parametrize("owner", ["another", None])
+@pytest.mark.parametrize("what", ["everything", "the file alone"])
+def test_an_experiment_of_another_session_is_not_touched(
+    elabftw: Destination, context: ExportContext, people: People, what: str, owner: str | None
+) -> None:
+    """As after a restore of eLabFTW's database: our number is somebody else's now."""
+    number = elabftw.export(context).record_id or ""
+    people.change(number, title="Something else")
+    people.set_field(number, "Session ID", owner)
+    before = elabftw.objects
+    change(context, what)
+    command = f"nexus-tasks retry {SESSION} --destination elabftw --recreate"
+    with pytest.raises(PermanentError, match=f"Experiment {number} .*NX_ELABFTW_URL.*{command}") as caught:
+        elabftw.export(context)
+    assert (owner or "has no Session ID") in str(caught.value)
+    assert elabftw.objects == before
+    recreated = elabftw.export(again(context))  # as --recreate does
+    assert recreated.record_id != number
+    the_experiment(elabftw, context)
+    assert elabftw.objects[0] == before[0]
+
+
+def test_the_file_does_not_follow_to_an_experiment_of_another_session(
+    elabftw: Destination, context: ExportContext, people: People
+) -> None:
+    elabftw.fail(context, fault("503 before saving", "POST", "/uploads$"))
+    (experiment,) = elabftw.objects
+    people.set_field(str(experiment["id"]), "Session ID", "another")
+    with pytest.raises(PermanentError, match="--recreate"):
+        elabftw.export(context)
+    assert elabftw.objects[0]["uploads"] == []
+
+
+def test_an_experiment_whose_title_names_the_session_needs_no_field(
+    elabftw: Destination, context: ExportContext, people: People
+) -> None:
+    number = elabftw.export(context).record_id or ""
+    people.set_field(number, "Session ID", None)
+    rebuild(context)
+    assert elabftw.export(context).record_id == number
+    assert shows(elabftw.objects[0], context)
+
+
+@pytest.mark.parametrize("names_its_session", [True, False])
+@pytest.mark.parametrize("first", ["goes through", "fails"])
+def test_what_nexuslims_has_made_is_brought_up_to_date(
+    elabftw: Destination, context: ExportContext, people: People, names_its_session: bool, first: str
+) -> None:
+    """NexusLIMS gives it the same field; in a release before 5.2, where a POST takes none, it has no field at all."""
+    number = people.add(SESSION, "NexusLIMS Experiment - 2026-03-02_Titan-012345_abc")
+    if not names_its_session:
+        people.set_field(number, "Session ID", None)
+    context.checkpoint.create("experiment", lambda: number)  # as the take-over does
+    if first == "fails":
+        elabftw.fail(context, fault("503 before saving", "PATCH", "/experiments/"))
+    assert elabftw.export(context).record_id == number
+    assert "CDCS URL" not in fields(the_experiment(elabftw, context))
+    assert len(elabftw.objects) == 1
+
+
+# --- a proxy that speaks for eLabFTW while it is away
+
+
+def away(method: str, path: str) -> Fault:
+    return Fault.from_json(
+        {"kind": "status", "status": 404, "body": "404 page not found\n", "method": method, "path": path}
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", r"/experiments/\d+$"),
+        ("PATCH", r"/experiments/\d+$"),
+        ("GET", "/uploads$"),
+        ("POST", r"/uploads/\d+$"),
+    ],
+)
+def test_the_404_of_a_proxy_does_not_say_that_an_experiment_was_deleted(
+    elabftw: Destination, context: ExportContext, method: str, path: str
+) -> None:
+    elabftw.export(context)
+    rebuild(context)
+    elabftw.server.faults.replace([away(method, path)])
+    with pytest.raises(ConfigurationError, match=r"no eLabFTW at the address.*check NX_ELABFTW_URL"):
+        elabftw.export(context)
+    elabftw.server.faults.replace([])
+    elabftw.export(context)
+    assert shows(the_experiment(elabftw, context), context)
+
+
+def test_the_404_of_a_proxy_does_not_refuse_a_record(elabftw: Destination, context: ExportContext) -> None:
+    elabftw.export(of_session(context, "before"))
+    elabftw.server.faults.replace([away("POST", "/experiments$")])
+    with pytest.raises(ConfigurationError, match="check NX_ELABFTW_URL"):
+        elabftw.export(context)
+    elabftw.fail(context, fault("504 after saving", "POST", "/experiments$"))
+    elabftw.server.faults.replace([away("GET", "/experiments$")])
+    with pytest.raises(ConfigurationError, match="check NX_ELABFTW_URL"):
+        elabftw.export(context)
+    elabftw.server.faults.replace([])
+    elabftw.export(context)
+    the_experiment(elabftw, context)
+
+
+# --- settings of the team
+
+
+@pytest.fixture
+def team(stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Destination]:
+    """An eLabFTW whose team has the settings of the test's parameter."""
+    server = StandInServer(Elabftw(ELABFTW_API_KEY, **request.param))
+    server.start()
+    configured(monkeypatch, NX_ELABFTW_URL=server.url)
+    yield Destination(ELabFTWDestination(), server)
+    server.stop()
+
+
+no_new_tags = pytest.mark.parametrize("team", [{"user_create_tag": False}], indirect=True)
+templates_only = pytest.mark.parametrize("team", [{"force_exp_tpl": True}], indirect=True)
+
+
+@no_new_tags
+@pytest.mark.parametrize("reading", ["/experiments$", r"/experiments/\d+$"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"kind": "status", "status": 503},
+        {"kind": "status", "status": 429},
+        {"kind": "status", "status": 404, "body": "404 page not found"},
+        {"kind": "status", "status": 401, "body": '{"code": 401, "message": "Unauthorized", "description": "no"}'},
+        {"kind": "reset"},
+    ],
+)
+def test_what_a_refused_tag_has_left_behind_is_adopted_although_it_is_not_found_at_once(
+    team: Destination, context: ExportContext, trouble: dict[str, Any], reading: str
+) -> None:
+    team.fail(context, Fault.from_json({**trouble, "method": "GET", "path": reading, "times": 1}))
+    team.export(context)
+    assert len(team.objects) == 1
+    experiment = the_experiment(team, context)
+    assert experiment["tags"] == []
+    assert shows(experiment, context)
+
+
+@no_new_tags
+def test_what_a_refused_tag_has_left_behind_is_adopted_although_the_worker_dies(
+    team: Destination, context: ExportContext
+) -> None:
+    def die_after_the_creation(*_: object) -> None:
+        if team.objects:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), before_each_call(die_after_the_creation):
+        team.export(context)
+    team.export(context)
+    assert len(team.objects) == 1
+    the_experiment(team, context)
+
+
+@no_new_tags
+def test_what_a_refused_tag_has_left_behind_is_not_changed_where_it_holds_all(
+    team: Destination, context: ExportContext
+) -> None:
+    result = team.export(linked(context))
+    assert team.writing_calls == [CREATE, ATTACH]
+    assert result.metadata["done"] == "updated"
+    assert team.export(linked(context)).metadata["done"] == "unchanged"
+
+
+@templates_only
+def test_a_team_that_makes_experiments_from_templates_only_is_a_matter_of_configuration(
+    team: Destination, context: ExportContext
+) -> None:
+    with pytest.raises(ConfigurationError, match="force_exp_tpl"):
+        team.export(context)
+    assert team.objects == []
+
+
+@templates_only
+@pytest.mark.parametrize(("status", "kind"), [(403, PermanentError), (503, TransientError)])
+def test_a_team_that_may_not_be_read_tells_nothing(
+    team: Destination, context: ExportContext, status: int, kind: type[ExportError]
+) -> None:
+    team.server.faults.replace([Fault.from_json({"kind": "status", "status": status, "path": "/teams/current$"})])
+    with pytest.raises(kind):
+        team.export(context)
+
+
 @pytest.mark.parametrize("how", ["deleted", "archived"])
 @pytest.mark.parametrize("what", ["everything", "the file alone"])
 def test_an_experiment_that_is_gone_is_made_again_only_when_asked(
@@ -330,10 +544,7 @@ def test_an_experiment_that_is_gone_is_made_again_only_when_asked(
 ) -> None:
     number = elabftw.export(context).record_id or ""
     people.change(number, state={"deleted": 3, "archived": 2}[how])
-    if what == "everything":
-        rebuild(context)
-    else:
-        context.xml_file_path.write_bytes(record_xml(SESSION, "second"))
+    change(context, what)
     command = f"nexus-tasks retry {SESSION} --destination elabftw --recreate"
     with pytest.raises(PermanentError, match=f"deleted or archived.*{command}") as caught:
         elabftw.export(context)
@@ -410,14 +621,14 @@ def test_of_several_experiments_of_the_session_the_oldest_is_adopted(
     assert elabftw.export(context).record_id == oldest
 
 
-def test_each_writing_call_is_checked_directly_before_it(elabftw: Destination, context: ExportContext) -> None:
+def test_each_call_is_checked_directly_before_it(elabftw: Destination, context: ExportContext) -> None:
     checks: list[int] = []
-    with before_each_call(lambda writes: checks.append(len(elabftw.writing_calls)) if writes else None):
+    with before_each_call(lambda: checks.append(len(elabftw.calls))):
         elabftw.export(context)
         rebuild(context)
         elabftw.export(context)
     assert elabftw.writing_calls == [CREATE, ATTACH, CHANGE, REPLACE]
-    assert checks == [0, 1, 2, 3]
+    assert checks == list(range(len(elabftw.calls)))
 
 
 @pytest.fixture

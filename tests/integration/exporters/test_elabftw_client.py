@@ -13,7 +13,7 @@ import pytest
 
 from nexus_tasks.exporters.base import ExportContext
 from nexus_tasks.exporters.title import attachment_name
-from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY
+from nexus_tasks.sandbox.services.elabftw.installation import READ_ONLY_API_KEY
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 from tests.integration.exporters.conftest import LINK, SESSION, Destination, linked, rebuild, sha256
 from tests.requirements import require_module

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportContext, Export
 from nexus_tasks.exporters.checkup import check_up
 from nexus_tasks.exporters.destinations.elabftw import ELabFTWDestination
 from nexus_tasks.sandbox.services import StandIns
-from nexus_tasks.sandbox.services.elabftw import READ_ONLY_API_KEY
+from nexus_tasks.sandbox.services.elabftw.installation import READ_ONLY_API_KEY
+from nexus_tasks.sandbox.services.elabftw.service import Elabftw
+from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import ELABFTW_API_KEY
 from tests.integration.exporters.conftest import Destination, fault, linked, of_session, rebuild, use
 from tests.requirements import require_module, wanted
@@ -149,6 +152,32 @@ def test_how_an_export_is_refused(
     refused(ConfigurationError, of_session(context, "c"), NX_ELABFTW_EXPERIMENT_STATUS="99")
     check_all(recorder, contract)
     assert {each.response.status for each in recorder.exchanges} >= {200, 201, 204, 400, 401, 500}
+
+
+@pytest.mark.parametrize(("team", "kind"), [("force_exp_tpl", ConfigurationError), ("user_create_tag", None)])
+def test_what_an_export_to_a_strict_team_sends_and_gets(
+    stand_ins: StandIns,
+    context: ExportContext,
+    contract: Contract,
+    monkeypatch: pytest.MonkeyPatch,
+    team: str,
+    kind: type[ExportError] | None,
+) -> None:
+    strict = Elabftw(ELABFTW_API_KEY, force_exp_tpl=team == "force_exp_tpl", user_create_tag=team != "user_create_tag")
+    server = StandInServer(strict)
+    recorder = Recorder(server)
+    monkeypatch.setattr(server, "answer", recorder.answer)
+    server.start()
+    try:
+        monkeypatch.setenv("NX_ELABFTW_URL", server.url)
+        get_settings.cache_clear()
+        with pytest.raises(kind) if kind else nullcontext():
+            ELabFTWDestination().export(context)
+    finally:
+        server.stop()
+    check_all(recorder, contract)
+    read_its_team = any(each.startswith("GET /teams/{id} 200") for each in kinds(recorder.exchanges, contract))
+    assert read_its_team == (kind is not None)
 
 
 def test_what_the_client_of_its_makers_sends_and_gets(

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,23 @@ from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
 import pytest
 
 from nexus_tasks.config import get_settings
-from nexus_tasks.exporters.base import Activity, ExportContext, ExportError, PermanentError, TransientError
+from nexus_tasks.exporters.base import (
+    Activity,
+    ConfigurationError,
+    ExportContext,
+    ExportError,
+    PermanentError,
+    TransientError,
+)
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title
 from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.labarchives.api import ROOT, Account, LabArchivesApi
 from nexus_tasks.exporters.labarchives.page import LONGEST_SUMMARY, XML_CAPTION
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault
-from nexus_tasks.sandbox.services.labarchives import Labarchives, Node, error_response
+from nexus_tasks.sandbox.services.labarchives.objects import Node
+from nexus_tasks.sandbox.services.labarchives.service import Labarchives
+from nexus_tasks.sandbox.services.labarchives.xml import error_response
 from nexus_tasks.sandbox.services.messages import Request, Response
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT, StandIns
@@ -42,6 +52,7 @@ from tests.integration.exporters.conftest import (
     sha256,
     wait_until,
 )
+from tests.proxies import running_proxy
 
 INSERT = "GET /api/tree_tools/insert_node"
 ADD = "POST /api/entries/add_entry"
@@ -129,6 +140,22 @@ def test_after_any_fault_there_is_one_page_with_one_summary_and_one_file(
         wait_until(there)
     labarchives.export(context)
     check(labarchives, context)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_page_whose_answer_was_lost_is_found_after_its_date_was_corrected(
+    labarchives: Destination, context: ExportContext, name: str
+) -> None:
+    before_another_session(labarchives, context)
+    labarchives.fail(context, fault(name, "GET", "insert_node"))
+    if name not in UNSAVED:
+        wait_until(lambda: named(labarchives, "page", page_title(context)))
+    corrected = replace(context, dt_from=context.dt_from - timedelta(days=1))
+    assert page_title(corrected) != page_title(context)
+    there = corrected if name in UNSAVED else context
+    assert labarchives.export(corrected).record_id == named(labarchives, "page", page_title(there))[0]["id"]
+    pages = [each for each in labarchives.objects if each["kind"] == "page" and SESSION in each["name"]]
+    assert len(pages) == 1
 
 
 def test_after_an_outage_there_is_one_page(labarchives: Destination, context: ExportContext) -> None:
@@ -271,6 +298,21 @@ def test_a_picture_that_people_have_added_is_kept(
     assert "p.png" in on_page(labarchives, context)[0][0]["entry_data"]
 
 
+def test_a_preview_that_people_have_annotated_is_kept(
+    labarchives: Destination, context: ExportContext, people: LabArchivesApi, tmp_path: Path
+) -> None:
+    context = with_previews(context, tmp_path, count=2, size=100)
+    eid = labarchives.export(context).metadata["summary_entry_id"]
+    (summary,), _ = on_page(labarchives, context)
+    ours = base64.b64encode(bytes(100)).decode()
+    annotated = summary["entry_data"].replace(ours, base64.b64encode(b"grain boundary").decode(), 1)
+    people.update_entry(eid, annotated)
+    labarchives.export(linked(context))
+    (text, note), _ = on_page(labarchives, context)
+    assert text["entry_data"] == annotated
+    assert "by hand" in note["entry_data"]
+
+
 @pytest.mark.parametrize("what", ["page", "summary", "attachment"])
 def test_what_people_have_deleted_is_made_again_only_when_asked(
     labarchives: Destination, context: ExportContext, what: str
@@ -278,9 +320,9 @@ def test_what_people_have_deleted_is_made_again_only_when_asked(
     result = labarchives.export(context)
     state = service(labarchives)  # its interface has no call that deletes
     if what == "page":
-        del state._nodes[result.record_id or ""]
+        del state.notebook.nodes[result.record_id or ""]
     else:
-        del state._entries[result.metadata[f"{what}_entry_id"]]
+        del state.notebook.entries[result.metadata[f"{what}_entry_id"]]
     rebuild(context)
     count = len(labarchives.objects)
     command = f"nexus-tasks retry {SESSION} --destination labarchives --recreate"
@@ -358,14 +400,14 @@ def test_odd_identifiers_are_found_again(labarchives: Destination, context: Expo
     check(labarchives, odd)
 
 
-def test_each_writing_call_is_checked_directly_before_it(labarchives: Destination, context: ExportContext) -> None:
+def test_each_call_is_checked_directly_before_it(labarchives: Destination, context: ExportContext) -> None:
     checks: list[int] = []
-    with before_each_call(lambda writes: checks.append(len(labarchives.writing_calls)) if writes else None):
+    with before_each_call(lambda: checks.append(len(labarchives.calls))):
         labarchives.export(context)
         rebuild(context)
         labarchives.export(context)
     assert labarchives.writing_calls == [INSERT, INSERT, INSERT, ADD, ATTACH, UPDATE, UPDATE_FILE]
-    assert checks == list(range(7))
+    assert checks == list(range(len(labarchives.calls)))
 
 
 def test_the_inbox_holds_both_files_once_and_up_to_date(
@@ -383,6 +425,20 @@ def test_the_inbox_holds_both_files_once_and_up_to_date(
     document, record = labarchives.objects
     assert (document["path"], document["filename"]) == ("Inbox", attachment_name(context, ".html"))
     assert (record["path"], record["sha256"]) == ("Inbox", sha256(context))
+
+
+@pytest.mark.parametrize("name", ["cdcs", "elabftw", "labarchives"])
+def test_a_destination_is_called_through_its_proxy_alone(
+    request: pytest.FixtureRequest, context: ExportContext, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    destination: Destination = request.getfixturevalue(name)
+    for proxied in (name, "another"):
+        with running_proxy() as proxy:
+            monkeypatch.setenv("NX_PROXIES", f"{proxied}=http://{proxy.address}")
+            get_settings.cache_clear()
+            destination.server.calls.reset()
+            assert destination.export(of_session(context, f"through {proxied}")).success
+            assert len(proxy.asked) == (len(destination.calls) if proxied == name else 0)
 
 
 # --- a signed address is a credential
@@ -760,7 +816,8 @@ def found(destination: LabArchivesDestination) -> dict[str, str]:
         try:
             findings[look_at.name] = look_at.look()
         except ExportError as problem:
-            findings[look_at.name] = f"{type(problem).__name__}: {problem}"
+            kind = ConfigurationError if isinstance(problem, ConfigurationError) else type(problem)
+            findings[look_at.name] = f"{kind.__name__}: {problem}"
     return findings
 
 
@@ -822,7 +879,7 @@ def test_the_checks_name_what_is_wrong_and_nothing_else(
     wrong: dict[str, str],
 ) -> None:
     state = Labarchives(LABARCHIVES_ACCOUNT, **service)
-    state._nodes["top"] = Node("top", ROOT, "NexusLIMS Records", is_page=False)
+    state.notebook.nodes["top"] = Node("top", ROOT, "NexusLIMS Records", is_page=False)
     own_server(state)
     for name, value in setting.items():
         monkeypatch.setenv(name, value)

@@ -18,7 +18,9 @@ from nexus_tasks.exporters.labarchives.page import XML_CAPTION
 from nexus_tasks.exporters.labarchives.signature import signature
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault
-from nexus_tasks.sandbox.services.labarchives import Account, Labarchives, error_response
+from nexus_tasks.sandbox.services.labarchives.account import Account
+from nexus_tasks.sandbox.services.labarchives.service import Labarchives
+from nexus_tasks.sandbox.services.labarchives.xml import error_response
 from nexus_tasks.sandbox.services.messages import Request, Response
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT as ACCOUNT

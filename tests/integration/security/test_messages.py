@@ -13,7 +13,7 @@ from pytest_celery import CeleryTestWorker
 from nexus_tasks.celery import get_app
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.registry import get_registry
-from nexus_tasks.sandbox.processes import wait_until
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.nodes import worker
 
 QUEUE = "exports"

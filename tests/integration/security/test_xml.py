@@ -11,14 +11,16 @@ from lxml import etree
 
 import nexus_tasks
 from nexus_tasks.builder.readers.xml_text import parse_xml
-from nexus_tasks.builder.schema import InvalidRecordError, RecordSchema, UnusableSchemaError, parse_record
+from nexus_tasks.builder.schema import InvalidRecordError, RecordSchema, parse_record
+from nexus_tasks.exporters.cdcs import ownership
 from nexus_tasks.exporters.cdcs import schema as cdcs_schema
-from nexus_tasks.exporters.destinations import cdcs
 from nexus_tasks.exporters.labarchives import api as labarchives_api
+from nexus_tasks.xsd import UnusableSchemaError
 
 PACKAGE = Path(nexus_tasks.__file__).parent
 PARSING = {"parse", "fromstring", "XML", "fromstringlist", "iterparse", "XMLID", "parseid"}
 OTHER_LIBRARIES = {"xml", "defusedxml", "xmltodict", "bs4"}
+LIMITED = {"exporters/labarchives/api.py": "huge_tree"}  # texts may be long there: the answer's size is limited
 SECRET = "nobody-may-read-this"
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 BILLION_LAUGHS = f'<!DOCTYPE Experiment [<!ENTITY l0 "haha">{LAUGHS}]><Experiment a="&l9;"><id>&l9;</id></Experiment>'
@@ -61,7 +63,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     ).validate(xml.encode()),
     "a schema from a CDCS": lambda xml: RecordSchema(xml.encode()),
     "the check before CDCS": lambda xml: cdcs_schema.schema_of(xml).errors_in(xml),
-    "the look-up in CDCS": cdcs._identifiers_in,
+    "the look-up in CDCS": ownership.identifiers_in,
     "an answer of LabArchives": labarchives_answer,
     "a microscope file": parse_xml,
 }
@@ -116,7 +118,7 @@ def test_every_parser_of_the_package_is_closed_off() -> None:
             if imported(node) & OTHER_LIBRARIES:
                 wrong.append(f"{where}: lxml is the one way to read XML")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                problem = unsafe(node, node.func)
+                problem = unsafe(node, node.func, LIMITED.get(file.relative_to(PACKAGE).as_posix()))
                 looked_at += problem is not None
                 wrong += [f"{where}: {problem}"] if problem else []
     assert wrong == []
@@ -130,14 +132,17 @@ def imported(node: ast.AST) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def unsafe(call: ast.Call, called: ast.Attribute) -> str | None:
-    """What is wrong with a call that has to do with parsing, an empty text if nothing is; None for other calls."""
+def unsafe(call: ast.Call, called: ast.Attribute, allowed: str | None) -> str | None:
+    """What is wrong with a call that has to do with parsing, an empty text if nothing is; None for other calls.
+
+    `allowed` is an option that may be on.
+    """
     options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     if called.attr == "XMLParser":
         if options.get("resolve_entities") != "False" or options.get("no_network") != "True":
             return "the parser expands entities or uses the network"
         unbounded = {"huge_tree", "load_dtd", "dtd_validation"} & {
-            name for name, on in options.items() if on != "False"
+            name for name, on in options.items() if on != "False" and name != allowed
         }
         return f"the parser has {', '.join(sorted(map(str, unbounded)))}" if unbounded else ""
     if called.attr in PARSING and ast.unparse(called.value) == "etree":

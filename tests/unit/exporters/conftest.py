@@ -1,5 +1,7 @@
 """A tiny HTTP server on loopback that answers as a test scripts it, and a record to export."""
 
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ import pytest
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import Activity, ExportContext
+from tests.requirements import require_program
 
 
 @dataclass
@@ -117,6 +120,22 @@ def server() -> Iterator[FakeServer]:
     fake = FakeServer()
     yield fake
     fake.stop()
+
+
+@pytest.fixture
+def secure_server(server: FakeServer, tmp_path: Path) -> FakeServer:
+    """The server with TLS, and a certificate that nobody trusts; `tmp_path/certificate.pem` holds it."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout {key} -out {certificate}"
+    )
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([require_program("openssl"), *command.split(), *names], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    server._server.socket = tls.wrap_socket(server._server.socket, server_side=True)
+    server.url = server.url.replace("http:", "https:")
+    return server
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from lxml import etree
 
-from nexus_tasks.exporters.base import Activity, ExportContext, ExportResult
+from nexus_tasks.exporters.base import Activity, ExportContext, ExportResult, TransientError
 from nexus_tasks.exporters.html_summary import (
     cdcs_link,
     escape,
@@ -127,6 +127,17 @@ def test_previews_that_cannot_be_shown_are_counted(context: ExportContext, tmp_p
     assert "<p>2 previews left out" in summary
 
 
+def test_a_preview_that_cannot_be_read_now_is_not_left_out_for_ever(context: ExportContext, tmp_path: Path) -> None:
+    in_a_circle, folder = tmp_path / "circle.png", tmp_path / "folder.png"
+    in_a_circle.symlink_to(in_a_circle)
+    folder.mkdir()
+    for preview in (in_a_circle, folder):  # errors on looking, and on reading
+        broken = replace(context, activities=[Activity((Path("a"),), (preview,))])
+        with pytest.raises(TransientError, match=rf"^The preview .*{preview.name} cannot be read \("):
+            render_summary(broken, max_bytes=PLENTY, gallery=True)
+        assert "Previews" not in render_summary(broken, max_bytes=PLENTY)
+
+
 def test_a_whole_document_is_well_formed(context: ExportContext, tmp_path: Path) -> None:
     wide = replace(context, activities=pictures(tmp_path, 10))
     document = whole_document(render_summary(wide, max_bytes=PLENTY, gallery=True), "a < b")
@@ -177,9 +188,7 @@ def readable(text: str) -> str:
     return without_white_space("".join("�" if ord(each) in controls else each for each in text))
 
 
-@examples(
-    deadline=None, max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     session=any_text,
     instrument=any_text,

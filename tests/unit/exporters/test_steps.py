@@ -41,6 +41,22 @@ def test_what_is_found_holds_what_the_look_up_saw(seen: str | None, holds: str) 
     assert checkpoint.written("record") == holds
 
 
+def test_what_a_lost_request_has_sent_is_remembered_until_its_outcome_is_known() -> None:
+    checkpoint = MemoryCheckpoint()
+    lose(checkpoint, "a")
+    assert (checkpoint.get("record"), checkpoint.written("record")) == (None, "a")
+    Steps(checkpoint, "record").ensure("record", lambda: "2", find=lambda: None, content="b")
+    assert checkpoint.written("record") == "b"
+
+
+@pytest.mark.parametrize(("seen", "holds"), [("b", "b"), (None, UNKNOWN)])
+def test_what_a_refused_call_has_left_behind_is_found_not_made(seen: str | None, holds: str) -> None:
+    checkpoint = MemoryCheckpoint()
+    steps = Steps(checkpoint, "record")
+    assert steps.ensure("record", lambda: Found("1", seen), content="a") == Held("1", holds)
+    assert (checkpoint.written("record"), steps.done) == (holds, "unchanged")
+
+
 def test_what_is_found_by_nobody_is_made() -> None:
     checkpoint = MemoryCheckpoint()
     lose(checkpoint, "a")

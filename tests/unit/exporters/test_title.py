@@ -1,12 +1,19 @@
 import string
 from dataclasses import replace
+from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_tasks.exporters.base import ExportContext
-from nexus_tasks.exporters.title import attachment_name, record_title, short_session_id
+from nexus_tasks.exporters.title import (
+    attachment_name,
+    nexuslims_title,
+    record_title,
+    short_session_id,
+    usage_event_of,
+)
 
 SAFE = set(string.ascii_letters + string.digits + "._-")
 
@@ -27,6 +34,19 @@ def test_a_title_holds_date_instrument_and_session(context: ExportContext) -> No
 )
 def test_of_an_address_the_last_part_is_taken(identifier: str, short: str) -> None:
     assert short_session_id(identifier) == short
+
+
+@pytest.mark.parametrize(
+    ("identifier", "usage_event", "short"),
+    [
+        ("https://nemo.example.org/api/usage_events/?id=303", "303", "303"),
+        ("6c7d3f14-8b0a-4f3a-9e7c-1f2f6a2f0c11", None, "6c7d3f14"),
+        ("session?id=303", None, "session?id=303"),
+    ],
+)
+def test_nexuslims_has_titles_of_its_own(identifier: str, usage_event: str | None, short: str) -> None:
+    assert usage_event_of(identifier) == usage_event
+    assert nexuslims_title(date(2026, 3, 2), "Titan-012345", identifier) == f"2026-03-02_Titan-012345_{short}"
 
 
 def test_shortened_and_changed_identifiers_stay_apart() -> None:

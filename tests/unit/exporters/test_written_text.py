@@ -3,6 +3,7 @@ import pytest
 from nexus_tasks.exporters.written_text import is_ours, packed, unpacked, visible, while_changing
 
 PICTURE = '<img src="data:image/png;base64,AA==">'
+ANNOTATED = '<img src="data:image/png;base64,BB==">'
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,44 @@ def test_a_picture_less_may_be_the_services_doing_a_picture_more_is_peoples() ->
     known = {"text": visible(f"old{PICTURE}").mark}
     assert is_ours(visible("old"), known, visible("new"))
     assert not is_ours(visible(f"old{PICTURE}{PICTURE}"), known, visible("new"))
+
+
+def test_a_picture_that_replaces_ours_is_peoples() -> None:
+    known = {"text": visible(f"old{PICTURE}").mark}
+    assert is_ours(visible(f"old{PICTURE}"), known, visible("new"))
+    assert not is_ours(visible(f"old{ANNOTATED}"), known, visible("new"))
+    assert not is_ours(visible('old<img src="/uploads/1.png">'), known, visible("new"))
+    assert not is_ours(visible("old<svg></svg>"), known, visible("new"))
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "",
+        "<img>",
+        '<img src="" alt="a.dm3">',
+        '<img alt="a.dm3" src="data:image/png;\nbase64,AA==" width="10">',
+        ANNOTATED,
+    ],
+)
+def test_what_a_service_makes_of_our_pictures_is_not_taken_for_peoples(kept: str) -> None:
+    known = {"text": visible(f"old{PICTURE}{ANNOTATED}").mark}
+    assert is_ours(visible(f"old{kept}"), known, visible("new"))
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "<s>old</s>",
+        "<del>old</del>",
+        "<strike>old</strike>",
+        "o<mark>ld</mark>",
+        '<span style="text-decoration: line-through;">old</span>',
+        '<span style="background-color: #f1c40f">old</span>',
+    ],
+)
+def test_text_that_people_have_struck_through_or_highlighted_is_theirs(marked: str) -> None:
+    assert not is_ours(visible(marked), {"text": visible("old").mark}, visible("new"))
 
 
 def test_without_memory_only_nothing_and_what_we_may_have_written_are_ours() -> None:

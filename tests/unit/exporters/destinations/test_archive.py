@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from nexus_tasks import __version__
-from nexus_tasks.exporters.archive_store import open_store
+from nexus_tasks.exporters.archive.manifest import MANIFEST
+from nexus_tasks.exporters.archive.session_folder import folder_of
+from nexus_tasks.exporters.archive.store import open_store
 from nexus_tasks.exporters.base import (
     Activity,
     ConfigurationError,
@@ -24,7 +26,7 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.destinations.archive import MANIFEST, ArchiveDestination, folder_of
+from nexus_tasks.exporters.destinations.archive import ArchiveDestination
 from nexus_tasks.testing import sample_context
 from tests.requirements import require_module
 

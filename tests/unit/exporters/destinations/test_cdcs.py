@@ -27,7 +27,10 @@ XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
 
 
 class FakeCDCS:
-    """What CDCS answers: `record` is the answer to a POST, the ids are those of the template and the workspace."""
+    """What CDCS answers: `record` is the answer to a POST, the ids are those of the template and the workspace.
+
+    `there` is the record as the last POST has sent it.
+    """
 
     def __init__(self) -> None:
         self.template = "41"
@@ -36,6 +39,7 @@ class FakeCDCS:
             {"id": 3, "title": "Other"},
             {"id": 8, "title": "Global Public Workspace"},
         ]
+        self.there: dict[str, Any] = {}
         self.record: Callable[[dict[str, Any]], Reply] = lambda _: Reply(201, '{"id": 123, "title": "x"}')
 
     def answer(self, received: Received) -> Reply:
@@ -48,7 +52,10 @@ class FakeCDCS:
         if received.path.startswith(TEMPLATE):
             xsd = self.schemas[received.path.removeprefix(TEMPLATE).rstrip("/")]
             return Reply(200, json.dumps({"content": xsd, "hash": "5fffc8063eba50cf", "format": "XSD"}))
+        if received.call == f"GET {RECORDS}123/":
+            return Reply(200, json.dumps(self.there))
         assert received.call == f"POST {RECORDS}"
+        self.there = {**json.loads(received.body), "id": 123}
         return self.record(json.loads(received.body))
 
 
@@ -104,14 +111,26 @@ def test_a_record_that_was_made_is_not_made_again(server: FakeServer, cdcs: Fake
     assert server.calls == []
 
 
+@pytest.mark.parametrize(
+    ("method", "what", "refused"),
+    [
+        ("PATCH", "change", Reply(403)),
+        (
+            "PATCH",
+            "change",
+            Reply(403, '{"message": "The user does not have the permission to write into this workspace."}'),
+        ),
+        ("GET", "read", Reply(403, '{"message": "The user doesn\'t have enough rights to access this document."}')),
+    ],
+)
 def test_a_record_that_may_not_be_changed_is_no_matter_of_configuration(
-    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, method: str, what: str, refused: Reply
 ) -> None:
     CDCSDestination().export(context)
     context.xml_file_path.write_text("<Experiment>new</Experiment>")
     good = server.answer
-    server.answer = lambda received: Reply(403) if received.method == "PATCH" else good(received)
-    with pytest.raises(PermanentError, match="record 123"):
+    server.answer = lambda received: refused if received.call == f"{method} {RECORDS}123/" else good(received)
+    with pytest.raises(PermanentError, match=f"{what} record 123"):
         CDCSDestination().export(context)
     server.reply(403)
     with pytest.raises(ConfigurationError, match="NX_CDCS_TOKEN"):
@@ -126,6 +145,30 @@ def test_an_update_where_there_is_no_cdcs_is_a_matter_of_configuration(
     server.reply(404, "<html>Not Found</html>")
     with pytest.raises(ConfigurationError, match="check NX_CDCS_URL"):
         CDCSDestination().export(context)
+
+
+def test_a_user_who_lost_the_right_to_publish_is_a_matter_of_configuration_for_an_update_too(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext
+) -> None:
+    CDCSDestination().export(context)
+    context.xml_file_path.write_text("<Experiment>new</Experiment>")
+    good, refused = server.answer, Reply(403, '{"message": "The user doesn\'t have enough rights to publish."}')
+    server.answer = lambda received: refused if received.method == "PATCH" else good(received)
+    with pytest.raises(ConfigurationError, match="does not let the token's user publish"):
+        CDCSDestination().export(context)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "PATCH"])
+def test_a_404_that_is_not_of_cdcs_is_a_matter_of_configuration(
+    server: FakeServer, cdcs: FakeCDCS, context: ExportContext, method: str
+) -> None:
+    destination = CDCSDestination()
+    destination.export(context)  # which remembers template and workspace
+    context.xml_file_path.write_text("<Experiment>new</Experiment>")
+    good, proxy = server.answer, Reply(404, "404 page not found\n")
+    server.answer = lambda received: proxy if received.method == method else good(received)
+    with pytest.raises(ConfigurationError, match="There is no CDCS at the address"):
+        destination.export(context if method != "POST" else replace(context, checkpoint=type(context.checkpoint)()))
 
 
 def test_a_template_that_was_replaced_is_asked_for_again(
@@ -353,7 +396,7 @@ def test_a_record_that_an_older_try_has_made_is_found_before_its_new_content_is_
     context.xml_file_path.write_text(f"<Other><id>{context.session_identifier}</id></Other>")
     replies = {
         f"POST {RECORDS}query/": Reply(200, json.dumps([there])),
-        "GET /rest/data/123/": Reply(200, '{"id": 123, "template": 41}'),
+        "GET /rest/data/123/": Reply(200, json.dumps({**there, "template": 41})),
     }
     server.answer = lambda received: replies.get(received.call) or good(received)
     with pytest.raises(PermanentError, match="not sent"):
@@ -371,7 +414,7 @@ def test_an_update_is_judged_by_the_version_that_its_record_belongs_to(
     context.xml_file_path.write_text("<Experiment>new</Experiment>")
     cdcs.template, good = "42", server.answer
     replies = {
-        "GET /rest/data/123/": Reply(200, json.dumps({"id": 123, "template": int(belongs_to)})),
+        "GET /rest/data/123/": Reply(200, json.dumps({**cdcs.there, "template": int(belongs_to)})),
         "PATCH /rest/data/123/": Reply(200, '{"id": 123, "xml_content": ""}'),
     }
     server.answer = lambda received: replies.get(received.call) or good(received)

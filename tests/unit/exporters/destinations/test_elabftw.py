@@ -24,7 +24,15 @@ UPLOAD = "POST /api/v2/experiments/57/uploads"
 PATCH = "PATCH /api/v2/experiments/57"
 INFO = "GET /api/v2/info"
 SEARCH = "GET /api/v2/experiments"
+READ = "GET /api/v2/experiments/57"
 UPLOADS = "GET /api/v2/experiments/57/uploads"
+TEAM = "GET /api/v2/teams/current"
+GONE = '{"code": 404, "message": "Resource Not Found", "description": "The resource was not found."}'
+
+
+def holding(session: str) -> dict[str, Any]:
+    """An experiment that names its session, and holds nothing else."""
+    return {"id": 57, "metadata": json.dumps({"extra_fields": {"Session ID": {"value": session}}}), "body": ""}
 
 
 class FakeELabFTW:
@@ -37,8 +45,10 @@ class FakeELabFTW:
             CREATE: Reply(201, headers={"Location": base}),
             UPLOAD: Reply(201, headers={"Location": f"{base}/uploads/301"}),
             PATCH: Reply(200, "{}"),
+            READ: Reply(200, json.dumps(holding("2025-01-27_10-30-15_abc123"))),
             SEARCH: Reply(200, "[]"),
             UPLOADS: Reply(200, "[]"),
+            TEAM: Reply(200, '{"force_exp_tpl": 0}'),
         }
 
     def answer(self, received: Received) -> Reply:
@@ -145,8 +155,8 @@ def test_the_record_is_attached_whole_even_at_a_second_try(
         destination.export(context)
     elabftw.replies[UPLOAD] = good
     destination.export(context)
-    assert server.calls == [INFO, CREATE, UPLOAD, UPLOADS, UPLOAD]
-    for received in [server.received[2], server.received[4]]:
+    assert server.calls == [INFO, CREATE, UPLOAD, READ, UPLOADS, UPLOAD]
+    for received in [server.received[2], server.received[5]]:
         assert context.xml_file_path.read_bytes() in received.body
         assert b'name="comment"' in received.body
         assert b'filename="2025-01-27_FEI-Titan-TEM-012345_2025-01-27_10-30-15_abc123.xml"' in received.body
@@ -210,10 +220,7 @@ def test_an_experiment_that_a_refusal_has_left_behind_is_adopted(
     server: FakeServer, elabftw: FakeELabFTW, context: ExportContext
 ) -> None:
     elabftw.replies[CREATE] = Reply(400, '{"code": 400, "message": "Bad Request", "description": "Tag refused"}')
-    fields = {"extra_fields": {"Session ID": {"value": context.session_identifier}}}
-    experiment = {"id": 57, "metadata": json.dumps(fields), "body": ""}
-    elabftw.replies[SEARCH] = Reply(200, json.dumps([experiment]))
-    elabftw.replies["GET /api/v2/experiments/57"] = Reply(200, json.dumps(experiment))
+    elabftw.replies[SEARCH] = Reply(200, json.dumps([holding(context.session_identifier)]))
     assert ELabFTWDestination().export(context).record_id == "57"
     assert sent(server, PATCH)["body"].startswith("<h1>")
 
@@ -261,13 +268,31 @@ def test_a_key_that_is_refused_everywhere_is_a_matter_of_configuration(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "is it locked"), (403, "is it locked"), (404, "deleted"), (422, "archived")]
+    ("reply", "said"),
+    [
+        (Reply(401), "is it locked"),
+        (Reply(403), "is it locked"),
+        (Reply(404, GONE), "deleted"),
+        (Reply(422), "archived"),
+    ],
 )
 def test_an_experiment_that_cannot_be_changed_is_no_matter_of_configuration(
-    elabftw: FakeELabFTW, context: ExportContext, status: int, said: str
+    elabftw: FakeELabFTW, context: ExportContext, reply: Reply, said: str
 ) -> None:
-    elabftw.replies[UPLOAD] = Reply(status)
+    elabftw.replies[UPLOAD] = reply
     with pytest.raises(PermanentError, match=said):
+        ELabFTWDestination().export(context)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "404 page not found\n", "<html>nginx</html>", '{"message": "no Route matched with those values"}']
+)
+@pytest.mark.parametrize("call", [CREATE, UPLOAD])
+def test_a_404_that_is_not_elabftws_own_is_a_matter_of_configuration(
+    elabftw: FakeELabFTW, context: ExportContext, call: str, body: str
+) -> None:
+    elabftw.replies[call] = Reply(404, body)
+    with pytest.raises(ConfigurationError, match=r"no eLabFTW at the address.*check NX_ELABFTW_URL"):
         ELabFTWDestination().export(context)
 
 

@@ -135,7 +135,7 @@ def test_a_call_is_signed_when_its_turn_has_come(
 ) -> None:
     now = [1_800_000_000]
     monkeypatch.setattr("nexus_tasks.exporters.labarchives.api.time", SimpleNamespace(time=lambda: now[-1]))
-    with before_each_call(lambda _: now.append(now[-1] + 130)):  # a turn later than a signature would hold
+    with before_each_call(lambda: now.append(now[-1] + 130)):  # a turn later than a signature would hold
         LabArchivesDestination().export(context)
     assert [int(received.query["expires"]) for received in server.received] == [each * 1000 for each in now[1:]]
 
@@ -225,6 +225,41 @@ def test_a_page_stays_in_its_notebook(
     result = LabArchivesDestination().export(context)
     assert (result.metadata["notebook_id"], result.metadata["done"]) == ("nb1d=", "unchanged")
     assert server.calls == []
+
+
+@pytest.mark.parametrize("now", ["another=", ""])
+@pytest.mark.parametrize("call", [ENTRIES, UPDATE_FILE])
+def test_a_record_in_a_notebook_that_was_lost_fails_alone(
+    labarchives: FakeLabArchives, context: ExportContext, configure: Callable[..., None], call: str, now: str
+) -> None:
+    LabArchivesDestination().export(context)
+    configure(NX_LABARCHIVES_NOTEBOOK_ID=now)
+    if call == ENTRIES:
+        context.activities.clear()
+    context.xml_file_path.write_bytes(b"<new/>")
+    labarchives.replies[call] = Reply(403, "<error><error-code>4509</error-code></error>")
+    with pytest.raises(PermanentError, match=r"not let us into the notebook nb1d= .* --recreate$") as caught:
+        LabArchivesDestination().export(context)
+    assert "check NX_LABARCHIVES_NOTEBOOK_ID" not in str(caught.value)
+
+
+def test_a_record_in_the_notebook_of_now_stops_the_others_when_that_is_lost(
+    labarchives: FakeLabArchives, context: ExportContext
+) -> None:
+    LabArchivesDestination().export(context)
+    context.xml_file_path.write_bytes(b"<new/>")
+    labarchives.replies[UPDATE_FILE] = Reply(403, "<error><error-code>4509</error-code></error>")
+    with pytest.raises(ConfigurationError, match="check NX_LABARCHIVES_NOTEBOOK_ID"):
+        LabArchivesDestination().export(context)
+
+
+@pytest.mark.parametrize("remembered", ["nb1d=", "nb1d= 2025-01-27 — s"])
+def test_the_notebook_is_known_with_and_without_the_name_of_the_page(
+    labarchives: FakeLabArchives, context: ExportContext, configure: Callable[..., None], remembered: str
+) -> None:
+    context.checkpoint.create("page", lambda: "N9", content=remembered)
+    configure(NX_LABARCHIVES_NOTEBOOK_ID="another=")
+    assert LabArchivesDestination().export(context).metadata["notebook_id"] == "nb1d="
 
 
 @pytest.mark.parametrize(
@@ -348,6 +383,23 @@ def test_its_settings_are_checked_without_network(labarchives: FakeLabArchives, 
     assert not valid
     assert problem is not None
     assert problem.startswith("NX_LABARCHIVES_ACCESS_KEY_ID and NX_LABARCHIVES_USER_ID are missing: LabArchives needs")
+
+
+def test_an_answer_may_hold_a_text_of_many_megabytes(labarchives: FakeLabArchives, context: ExportContext) -> None:
+    LabArchivesDestination().export(context)
+    context.activities.clear()
+    text = "people's own " * 1_000_000
+    entry = f"<entry><eid>E1+/=</eid><part-type>text entry</part-type><entry-data>{text}</entry-data></entry>"
+    labarchives.replies[ENTRIES] = Reply(200, f"<tree-tools><entries>{entry}</entries></tree-tools>")
+    assert LabArchivesDestination().export(context).metadata["done"] == "updated"  # by a note
+
+
+def test_an_answer_that_grows_when_it_is_read_is_refused(labarchives: FakeLabArchives, context: ExportContext) -> None:
+    entities = "".join(f'<!ENTITY e{number} "{f"&e{number - 1};" * 10}">' for number in range(1, 9))
+    bomb = f'<!DOCTYPE a [<!ENTITY e0 "0123456789">{entities}]><tree-tools a="&e8;"/>'
+    labarchives.replies[LEVEL] = Reply(200, bomb)
+    with pytest.raises(TransientError, match="not XML"):
+        LabArchivesDestination().export(context)
 
 
 # --- names and contents

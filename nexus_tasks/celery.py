@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.backends.redis import RedisBackend, ResultConsumer
 from celery.schedules import crontab
-from celery.signals import after_setup_logger, heartbeat_sent, worker_process_init
+from celery.signals import after_setup_logger, heartbeat_sent, worker_init, worker_process_init
 from kombu.entity import Queue
 
 from nexus_tasks.broker_tls import tls_of
@@ -28,15 +28,23 @@ from nexus_tasks.monitoring.presence import Presence
 
 VISIBILITY_TIMEOUT_S = 3600  # a Redis message that is not acknowledged this long comes again
 RESULT_EXPIRES_S = 86_400  # results are for chords and for people looking; the truth is in PostgreSQL
-SOFT_SHUTDOWN_S = 90  # a worker that is told to stop waits this long for its HTTP calls
+SOFT_SHUTDOWN_S = 90  # how long SIGQUIT, or a second Ctrl-C, waits for HTTP calls; SIGTERM waits until they have ended
 ARCHIVE_INTERVAL_S = 60
 BUILD_PATIENCE_MS = 2 * BUILD_HARD_LIMIT_S * 1000  # RabbitMQ's: a build may wait in a worker behind another one
 PRUNED_AT = crontab(hour="3", minute="17")  # UTC, once a day; an interval would begin anew with each start of beat
+
+# How long a broker or backend may be silent. A builder waits twice, and goes on within three seconds; more than the
+# second in which kombu has Redis wait for a message, or an answer that is on its way counts as lost
+SILENCE_S = 1.3
+WORKERS_SILENCE_S = 20  # nobody waits for a worker: one that is slow for a moment costs neither connection nor chord
+RETRY_POLICY = {"max_retries": 1, "interval_start": 0}  # a pooled connection that a restart has cut is replaced
 
 _REDIS_OPTIONS = {
     "visibility_timeout": VISIBILITY_TIMEOUT_S,
     "unacked_restore_throttle": 1,  # looks for them every 10 s instead of every 100 s
     "socket_connect_timeout": 3,
+    "socket_timeout": WORKERS_SILENCE_S,
+    "socket_keepalive": True,
 }
 _RABBITMQ_OPTIONS = {"confirm_publish": True}  # without it a message that a dying server loses counts as sent
 
@@ -63,6 +71,26 @@ class RedisResults(RedisBackend):  # type: ignore[misc]
     ResultConsumer = _NoConsumer
 
 
+class _App(Celery):  # type: ignore[misc]
+    """Gives up a silent broker soon where it publishes, unless this is a worker."""
+
+    silence: float = SILENCE_S
+
+    def be_patient(self) -> None:
+        """Wait as long as a worker may; before anything is published."""
+        self.silence = self.conf.redis_socket_timeout = WORKERS_SILENCE_S
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """A connection to publish with, or to ask something."""
+        if self.conf.broker_url.startswith("amqp"):
+            silences = {"read_timeout": self.silence, "write_timeout": self.silence}
+        else:
+            silences = {"socket_timeout": self.silence, "socket_connect_timeout": SILENCE_S}
+        options["transport_options"] = {**silences, **(options.get("transport_options") or {})}
+        options["connect_timeout"] = options.get("connect_timeout") or 2 * self.silence  # RabbitMQ's, for its handshake
+        return super().connection_for_write(url, **options)
+
+
 def result_backend(url: str) -> str:
     """The backend as Celery wants it named."""
     return f"{__name__}:{RedisResults.__name__}+{url}" if url.startswith(("redis://", "rediss://")) else url
@@ -76,7 +104,7 @@ def get_app() -> Celery:
 
 def create_app(settings: Settings, registry: Registry) -> Celery:
     """Make an app with a queue and a task for each destination in `registry`."""
-    app = Celery("nexus_tasks", set_as_current=True)
+    app = _App("nexus_tasks", set_as_current=True)
     app.conf.update(configuration(settings, registry))
     app.steps["consumer"].add(Presence)
     tasks.register(app, registry)
@@ -127,17 +155,19 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": _RABBITMQ_OPTIONS if broker_url.startswith("amqp") else _REDIS_OPTIONS,
-        # a broker or backend that restarts: workers wait for it, publishers give up within a second
+        # a broker or backend that restarts: workers wait for it, publishers give up within a second (three, if silent)
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # RabbitMQ closes a channel whose message it got no answer for in time
-        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+        "task_publish_retry_policy": RETRY_POLICY,
         "result_backend_always_retry": True,
         "result_backend_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+            "retry_policy": RETRY_POLICY,
         },
-        "redis_socket_connect_timeout": 3,
+        "redis_socket_connect_timeout": SILENCE_S,
+        "redis_socket_timeout": SILENCE_S,
+        "redis_socket_keepalive": True,
         "result_expires": RESULT_EXPIRES_S,
         "result_extended": True,  # name and arguments beside the result
         # stopping gently
@@ -168,6 +198,12 @@ def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
 @after_setup_logger.connect  # type: ignore[untyped-decorator]
 def _log_to_files(**_: Any) -> None:
     write_log_files(get_settings())
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _be_patient(sender: Any, **_: Any) -> None:
+    if isinstance(sender.app, _App):
+        sender.app.be_patient()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

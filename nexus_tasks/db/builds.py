@@ -147,6 +147,21 @@ def interrupted(connection: Connection, identifier: str) -> None:
     )
 
 
+def give_up(connection: Connection, identifier: str) -> bool:
+    """Forget what was wrong with the build of a session in `ERROR`, so that nobody is told any more; False if not."""
+    in_error = exists().where(
+        SessionLog.session_identifier == BuildRequest.session_identifier,
+        SessionLog.record_status == SessionStatus.ERROR,
+    )
+    statement = (
+        update(BuildRequest)
+        .where(BuildRequest.session_identifier == identifier, BuildRequest.problem.is_not(None), in_error)
+        .values(problem=None)
+        .returning(BuildRequest.session_identifier)
+    )
+    return connection.execute(statement).one_or_none() is not None
+
+
 def _of(identifier: str, begun: datetime) -> Update:
     return update(BuildRequest).where(
         BuildRequest.session_identifier == identifier, BuildRequest.asked_at <= begun, ~_claimed()

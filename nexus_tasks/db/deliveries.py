@@ -1,11 +1,24 @@
 """Queries about deliveries: what was frozen, what is due, and what each destination holds."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, any_, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    any_,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
@@ -17,6 +30,10 @@ from nexus_tasks.states import DeliveryState, RunState, Strategy
 UNRESOLVED_UNTIL = "unresolved_until"  # in `remote`: an intent
 ANY_INTENT: ColumnElement[Any] = literal_column(f"'$.*.{UNRESOLVED_UNTIL}'::jsonpath")
 UNSETTLED = (DeliveryState.PENDING, DeliveryState.WAITING)
+# a record's other deliveries are asked by what they are not: else the index of all that are unsettled may be searched
+SETTLED = tuple(state for state in DeliveryState if state.settled)
+NOT_PENDING = (DeliveryState.WAITING, *SETTLED)
+RESTORED_WITHIN = "1h"  # all deliveries are changed at once or none: millions take longer than a statement may
 
 
 @dataclass(frozen=True)
@@ -30,35 +47,48 @@ class FrozenDestination:
     updates: bool
 
 
-def add(connection: Connection, record_id: int, destinations: Iterable[FrozenDestination]) -> None:
-    """Insert a pending delivery of the record for each destination.
+def add(connection: Connection, record_ids: Collection[int], destinations: Iterable[FrozenDestination]) -> int:
+    """Insert a pending delivery of each record for each destination, where there is none yet; how many.
 
     Where the database was restored since the session, the record may be over there: it is looked up first. What
     another program is known to have made of the session is brought up to date instead of made again.
     """
-    known = select(Adoptable.destination, Adoptable.remote).join(
-        Record, Record.session_identifier == Adoptable.session_identifier
-    )
-    adoptable = {row.destination: row.remote for row in connection.execute(known.where(Record.id == record_id))}
-    restored_since = select(Restore.restored_at).where(
-        Restore.restored_at > select(Record.dt_to).where(Record.id == record_id).scalar_subquery()
-    )
-    look_up_first = connection.execute(restored_since.limit(1)).first() is not None
-    rows = [
-        {
-            "record_id": record_id,
-            "destination": destination.name,
-            "priority": destination.priority,
-            "depends_on": list(destination.depends_on),
-            "requires": list(destination.requires),
-            "updates": destination.updates,
-            "look_up_first": look_up_first,
-            "remote": adoptable.get(destination.name, {}),
-        }
-        for destination in destinations
+    columns = [
+        Delivery.record_id,
+        Delivery.destination,
+        Delivery.priority,
+        Delivery.depends_on,
+        Delivery.requires,
+        Delivery.updates,
+        Delivery.look_up_first,
+        Delivery.remote,
     ]
-    if rows:
-        connection.execute(insert(Delivery), rows)
+    added = 0
+    for destination in destinations:
+        rows = (
+            select(
+                Record.id,
+                literal(destination.name),
+                literal(destination.priority),
+                literal(list(destination.depends_on), Delivery.depends_on.type),
+                literal(list(destination.requires), Delivery.requires.type),
+                literal(destination.updates),
+                select(Restore.restored_at).where(Restore.restored_at > Record.dt_to).exists(),
+                func.coalesce(Adoptable.remote, literal({}, Delivery.remote.type)),
+            )
+            .outerjoin(
+                Adoptable,
+                and_(
+                    Adoptable.session_identifier == Record.session_identifier,
+                    Adoptable.destination == destination.name,
+                ),
+            )
+            .where(among(Record.id, record_ids))
+            .order_by(Record.id)
+        )
+        statement = insert(Delivery).from_select(columns, rows).on_conflict_do_nothing()
+        added += connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
+    return added
 
 
 def of_records(connection: Connection, record_ids: Collection[int]) -> list[RecordDeliveries]:
@@ -99,17 +129,22 @@ def candidates(
     return of_records(connection, found)
 
 
-def probe(connection: Connection, destination: str) -> RecordDeliveries | None:
+def probe(connection: Connection, destination: str, paused: Collection[str]) -> RecordDeliveries | None:
     """The record by whose delivery a paused destination is tried again: the one that was tried longest ago.
 
-    One in which workers have died only if there is no other.
+    It keeps the order that holds when the destination is well: nothing goes first that is not paused as well. One in
+    which workers have died only if there is no other.
     """
     last_try = select(func.max(Attempt.id)).where(Attempt.delivery_id == Delivery.id).scalar_subquery()
-    # what it depends on may be paused as well: a probe does not wait for it
     statement = (
         select(Delivery.record_id)
         .join(Record, Record.id == Delivery.record_id)
-        .where(Delivery.destination == destination, *_can_go())
+        .where(
+            Delivery.destination == destination,
+            *_can_go(),
+            ~_something_goes_first(Delivery, paused),
+            or_(Record.strategy != Strategy.FIRST_SUCCESS, ~_another_is_next(paused)),
+        )
         .order_by(Delivery.deaths >= ALONE_AFTER, last_try.nulls_first(), Delivery.id)
         .limit(1)
     )
@@ -118,12 +153,13 @@ def probe(connection: Connection, destination: str) -> RecordDeliveries | None:
 
 
 def suspected(connection: Connection, takers: Collection[str]) -> tuple[RecordDeliveries, str] | None:
-    """The oldest record with a due delivery to one of `takers` in which workers have died, and that destination."""
+    """The record whose delivery to one of `takers`, in which workers have died, was tried longest ago; and to which."""
+    last_try = select(func.max(Attempt.id)).where(Attempt.delivery_id == Delivery.id).scalar_subquery()
     statement = (
         select(Delivery.record_id, Delivery.destination)
         .join(Record, Record.id == Delivery.record_id)
         .where(Delivery.destination.in_(takers), Delivery.deaths >= ALONE_AFTER, *_can_go())
-        .order_by(Delivery.id)
+        .order_by(last_try.nulls_first(), Delivery.id)
         .limit(1)
     )
     row = connection.execute(statement).one_or_none()
@@ -135,36 +171,43 @@ def clock(connection: Connection) -> datetime:
     return connection.execute(select(func.now())).scalar_one()
 
 
-def skip(connection: Connection, delivery_id: int, reason: str) -> None:
-    """Settle a delivery that is not wanted any more."""
-    connection.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state.in_(UNSETTLED))
-        .values(state=DeliveryState.SKIPPED, next_attempt_at=None, error_message=reason)
-    )
+def skip(connection: Connection, reasons: Mapping[int, str]) -> None:
+    """Settle deliveries that are not wanted any more, by their ids, each with its reason."""
+    if reasons:
+        connection.execute(
+            update(Delivery)
+            .where(Delivery.id == bindparam("delivery_id"), among(Delivery.state, UNSETTLED))
+            .values(state=DeliveryState.SKIPPED, next_attempt_at=None, error_message=bindparam("reason")),
+            [{"delivery_id": delivery_id, "reason": reason} for delivery_id, reason in reasons.items()],
+        )
 
 
-def make_due(connection: Connection, delivery_id: int, *, afresh: bool = False, recreate: bool = False) -> None:
-    """Have a delivery tried again. `afresh` forgets its failures, `recreate` also what it has created over there."""
+def make_due(
+    connection: Connection, delivery_ids: Collection[int], *, afresh: bool = False, recreate: bool = False
+) -> None:
+    """Have deliveries tried again. `afresh` forgets their failures, `recreate` also what was created over there."""
+    if not delivery_ids:
+        return
     values: dict[str, Any] = {"state": DeliveryState.PENDING, "next_attempt_at": None}
     if afresh:
-        values |= {"failures": 0, "deaths": 0}
+        values |= {"failures": 0, "deaths": 0, "error_message": None}
     if recreate:
         values["remote"] = {}
-    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(values))
+    connection.execute(update(Delivery).where(among(Delivery.id, delivery_ids)).values(values))
 
 
-def give_up(connection: Connection, delivery_id: int, reason: str, digest: str) -> None:
-    """Settle a delivery as failed; `digest` is of the inputs that it is given up with."""
+def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
+    """Settle a delivery as failed, whatever becomes of its inputs: without a digest none is outdated."""
     connection.execute(
         update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state.in_(UNSETTLED))
-        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason, digest=digest)
+        .where(Delivery.id == delivery_id, Delivery.state.in_((*UNSETTLED, DeliveryState.FAILED)))
+        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason, digest=None)
     )
 
 
 def restored(connection: Connection) -> int:
     """After a restore: every delivery looks over there before it creates anything; how many are not settled."""
+    connection.execute(select(func.set_config("statement_timeout", RESTORED_WITHIN, true())))  # for this transaction
     connection.execute(insert(Restore).values(restored_at=func.now()).on_conflict_do_nothing())
     connection.execute(update(Delivery).values(look_up_first=True))
     unsettled = select(func.count()).select_from(Delivery).where(Delivery.state.in_(UNSETTLED))
@@ -205,41 +248,104 @@ def records_without(connection: Connection, destination: str) -> list[int]:
     return list(connection.execute(select(Record.id).where(~meant.exists()).order_by(Record.id)).scalars())
 
 
+def records_to_retry(
+    connection: Connection,
+    states: Collection[DeliveryState],
+    identifiers: Sequence[str] | None,
+    destination: str | None,
+) -> list[int]:
+    """The records of those sessions, or of all, with a delivery in such a state, oldest first.
+
+    Of what was skipped only what requires another delivery counts: that one may be there now.
+    """
+    statement = (
+        select(Delivery.record_id)
+        .where(
+            Delivery.state.in_(states),
+            or_(Delivery.state != DeliveryState.SKIPPED, func.cardinality(Delivery.requires) > 0),
+        )
+        .distinct()
+        .order_by(Delivery.record_id)
+    )
+    if destination is not None:
+        statement = statement.where(Delivery.destination == destination)
+    if identifiers is not None:
+        statement = statement.join(Record, Record.id == Delivery.record_id)
+        statement = statement.where(among(Record.session_identifier, identifiers))
+    return list(connection.execute(statement).scalars())
+
+
 def _can_go() -> tuple[Any, ...]:
     """What holds for a delivery (joined with its record) that could go now, if no other one had to go before it."""
     open_run = select(Run.id).where(Run.record_id == Delivery.record_id, Run.state == RunState.OPEN)
     other = aliased(Delivery)
-    missing = select(other.id).where(
-        other.record_id == Delivery.record_id,
-        other.destination == any_(Delivery.requires),
-        other.succeeded_at.is_(None),
-    )
-    # under first_success it must be known what a lost answer has left behind before another destination is asked
-    unresolved = select(other.id).where(
-        other.record_id == Delivery.record_id,
-        other.id != Delivery.id,
-        other.state.in_(UNSETTLED),
-        func.jsonb_path_exists(other.remote, ANY_INTENT),
-    )
+    others = select(other.id).where(other.record_id == Delivery.record_id, other.id != Delivery.id)
+    # under first_success it must be known what a lost answer has left behind before another destination is asked, and
+    # what holds the record already is all that may still be sent to
+    unresolved = others.where(other.state.not_in(SETTLED), func.jsonb_path_exists(other.remote, ANY_INTENT))
+    holder = others.where(other.succeeded_at.is_not(None))
     return (
         Delivery.state.in_(UNSETTLED),
         or_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= func.now()),
-        ~open_run.exists(),
-        ~missing.correlate(Delivery).exists(),
-        or_(Record.strategy != Strategy.FIRST_SUCCESS, ~unresolved.correlate(Delivery).exists()),
+        ~_any(open_run),
+        ~_something_is_missing(Delivery),
+        or_(
+            Record.strategy != Strategy.FIRST_SUCCESS,
+            and_(
+                ~_any(unresolved.correlate(Delivery)),
+                or_(Delivery.succeeded_at.is_not(None), ~_any(holder.correlate(Delivery))),
+            ),
+        ),
     )
+
+
+def _something_is_missing(delivery: Any) -> ColumnElement[bool]:
+    """Whether a destination that the delivery requires does not hold the record."""
+    other = aliased(Delivery)
+    missing = select(other.id).where(
+        other.record_id == delivery.record_id,
+        other.destination == any_(delivery.requires),
+        other.succeeded_at.is_(None),
+    )
+    return _any(missing.correlate(delivery))
+
+
+def _something_goes_first(delivery: Any, paused: Collection[str]) -> ColumnElement[bool]:
+    """Whether the delivery depends on one that is still to be tried, and can be; an open intent waits for nothing."""
+    earlier = aliased(Delivery)
+    goes_first = select(earlier.id).where(
+        earlier.record_id == delivery.record_id,
+        earlier.destination == any_(delivery.depends_on),
+        earlier.destination.not_in(paused),
+        earlier.state.not_in(NOT_PENDING),  # one that waits has failed a run already
+        earlier.deaths < ALONE_AFTER,
+    )
+    unresolved = func.jsonb_path_exists(delivery.remote, ANY_INTENT)
+    return and_(~unresolved, _any(goes_first.correlate(delivery)))
+
+
+def _another_is_next(paused: Collection[str]) -> ColumnElement[bool]:
+    """Whether, under first_success, another untried delivery of the record comes before this one, as `plan` has it."""
+    other = aliased(Delivery)
+    of_higher_rank = or_(
+        other.priority > Delivery.priority,
+        and_(other.priority == Delivery.priority, other.destination < Delivery.destination),
+    )
+    before = select(other.id).where(
+        other.record_id == Delivery.record_id,
+        other.id != Delivery.id,
+        other.destination.not_in(paused),
+        other.state.not_in(NOT_PENDING),
+        other.deaths < ALONE_AFTER,
+        or_(Delivery.state != DeliveryState.PENDING, of_higher_rank),
+        ~_something_is_missing(other),
+        ~_something_goes_first(other, paused),
+    )
+    return _any(before.correlate(Delivery))
 
 
 def _free(destination: str, paused: Collection[str]) -> Any:
     """Select the records whose delivery to `destination` could go now, and waits for no dependency that goes first."""
-    earlier = aliased(Delivery)
-    goes_first = select(earlier.id).where(
-        earlier.record_id == Delivery.record_id,
-        earlier.destination == any_(Delivery.depends_on),
-        earlier.destination.not_in(paused),
-        earlier.state == DeliveryState.PENDING,  # one that waits has failed a run already
-        earlier.deaths < ALONE_AFTER,
-    )
     return (
         select(Delivery.record_id)
         .join(Record, Record.id == Delivery.record_id)
@@ -247,10 +353,19 @@ def _free(destination: str, paused: Collection[str]) -> Any:
             Delivery.destination == destination,
             Delivery.deaths < ALONE_AFTER,
             *_can_go(),
-            ~goes_first.correlate(Delivery).exists(),
+            ~_something_goes_first(Delivery, paused),
         )
         .order_by(Delivery.id)
     )
+
+
+def _any(rows: Any) -> ColumnElement[bool]:
+    """Whether there are such rows: looked up for each delivery by an index.
+
+    Without OFFSET PostgreSQL may make a join of it, and takes minutes over a backlog that came after its last ANALYZE.
+    """
+    found: ColumnElement[bool] = rows.offset(0).exists()
+    return found
 
 
 def _delivery_row(columns: dict[str, Any]) -> DeliveryRow:

@@ -18,16 +18,19 @@ OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
 
 
 def ensure(connection: Connection, windows: Mapping[str, int]) -> None:
-    """Have a row for each destination, with the window that is set for it now."""
+    """Have a row for each destination; one that is there keeps its window."""
+    known = set(connection.execute(select(Destination.name)).scalars())
+    new = [{"name": name, "window": windows[name]} for name in sorted(windows) if name not in known]
+    if new:
+        connection.execute(insert(Destination).values(new).on_conflict_do_nothing())
+
+
+def set_windows(connection: Connection, windows: Mapping[str, int]) -> None:
+    """Give the destinations that have a row the window that is set for them now."""
     known = {row.name: row.window for row in connection.execute(select(Destination.name, Destination.window))}
-    changed = [{"name": name, "window": windows[name]} for name in sorted(windows) if known.get(name) != windows[name]]
-    if changed:
-        statement = insert(Destination).values(changed)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[Destination.name], set_={"window": statement.excluded.window}
-            )
-        )
+    for name in sorted(known.keys() & windows.keys()):
+        if known[name] != windows[name]:
+            connection.execute(update(Destination).where(Destination.name == name).values(window=windows[name]))
 
 
 def all_rows(connection: Connection) -> list[DestinationRow]:

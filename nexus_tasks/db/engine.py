@@ -3,19 +3,28 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
+
+from nexus_tasks.plain_error import PlainError
 
 CONNECT_TIMEOUT_S = 5
 SOON_S = 2  # the least that libpq knows
 MISSING = {"42P01": "has no tables of ours", "42703": "is behind this version"}  # undefined_table, undefined_column
 STATEMENT_TIMEOUT_MS = 60_000  # no query of this project takes seconds; a stuck one must not hold a worker
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000  # a frozen or cut-off process must not hold the planner's lock, or rows
+# a peer whose host is gone is given up after a minute; left to itself, TCP takes two hours
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 30, 10, 3
+UNACKNOWLEDGED_MS = 60_000  # keepalives say nothing while sent bytes wait for their acknowledgement
+# of PostgreSQL's internal errors: read-only after a failover, and faults of the server itself. The others are mistakes
+READ_ONLY, SERVER_FAULT = "25006", "XX"
 
 
-class DatabaseError(Exception):
+class DatabaseError(PlainError):
     """The database cannot be used; the message says where it was looked for, never with the password."""
 
 
@@ -29,7 +38,18 @@ def engine_for(url: str) -> Engine:
         max_overflow=20,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+            "options": _server_options(
+                statement_timeout=STATEMENT_TIMEOUT_MS,
+                idle_in_transaction_session_timeout=IDLE_IN_TRANSACTION_TIMEOUT_MS,
+                tcp_keepalives_idle=KEEPALIVE_IDLE_S,
+                tcp_keepalives_interval=KEEPALIVE_INTERVAL_S,
+                tcp_keepalives_count=KEEPALIVE_COUNT,
+                timezone="UTC",
+            ),
+            "keepalives_idle": KEEPALIVE_IDLE_S,
+            "keepalives_interval": KEEPALIVE_INTERVAL_S,
+            "keepalives_count": KEEPALIVE_COUNT,
+            "tcp_user_timeout": UNACKNOWLEDGED_MS,
             "application_name": "nexus-tasks",
         },
     )
@@ -49,7 +69,11 @@ def engine_that_gives_up_soon(url: str) -> Engine:
         connect_args={
             "connect_timeout": SOON_S,
             "tcp_user_timeout": SOON_S * 1000,
-            "options": f"-c statement_timeout={SOON_S * 1000} -c timezone=UTC",
+            "options": _server_options(
+                statement_timeout=SOON_S * 1000,
+                idle_in_transaction_session_timeout=IDLE_IN_TRANSACTION_TIMEOUT_MS,
+                timezone="UTC",
+            ),
             "application_name": "nexus-tasks worker",
         },
     )
@@ -64,12 +88,13 @@ def forget_engines_after_fork() -> None:
 def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction: committed at the end, rolled back by an exception.
 
-    Raises `DatabaseError`, in one line, when the server is away or the tables are not those of this version.
+    Raises `DatabaseError`, in one line, when the server is away, has ended the transaction or only reads, when this
+    process has no connection left, or when the tables are not those of this version.
     """
     try:
         with engine.begin() as connection:
             yield connection
-    except OperationalError as error:
+    except PoolTimeoutError as error:
         _unusable(engine, error)
     except ProgrammingError as error:
         missing = MISSING.get(getattr(error.orig, "sqlstate", None) or "")
@@ -77,14 +102,30 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             place = engine.url.render_as_string(hide_password=True)
             raise DatabaseError(f"The database {place} {missing}: run `nexus-tasks db upgrade`.") from error
         raise
+    except DBAPIError as error:
+        if not _is_the_servers(error):
+            raise
+        _unusable(engine, error)
 
 
 def _with_driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
-def _unusable(engine: Engine, error: OperationalError) -> NoReturn:
-    reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+def _server_options(**values: Any) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in values.items())
+
+
+def _is_the_servers(error: DBAPIError) -> bool:
+    """Whether it is no mistake in a query: the same one can succeed when the server is well again."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    cut = error.connection_invalidated  # as by the time-out of an idle transaction, which counts as an internal error
+    return isinstance(error, OperationalError) or cut or state == READ_ONLY or state.startswith(SERVER_FAULT)
+
+
+def _unusable(engine: Engine, error: SQLAlchemyError) -> NoReturn:
+    said = error.orig if isinstance(error, DBAPIError) and error.orig else error.args[0]
+    reason = (str(said).strip() or type(error).__name__).splitlines()[0]
     place = engine.url.render_as_string(hide_password=True)
     raise DatabaseError(
         f"The database {place} cannot be used: {reason}. Check NX_DATABASE_URL and that PostgreSQL runs."

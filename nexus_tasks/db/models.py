@@ -152,7 +152,11 @@ class Record(Base):
     """One row per session, pointing to its current XML document."""
 
     __tablename__ = "record"
-    __table_args__ = (_one_of("strategy", Strategy),)
+    __table_args__ = (
+        _one_of("strategy", Strategy),
+        # the sweep's question; nearly every record is archived
+        Index("ix_record_not_archived", "id", postgresql_where=text("archived_at IS NULL")),
+    )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     session_identifier: Mapped[str] = mapped_column(unique=True)

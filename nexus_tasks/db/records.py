@@ -1,7 +1,7 @@
 """Queries about records: the document of a session, and which ones may be archived."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changed
 from datetime import datetime
@@ -83,8 +83,19 @@ def lock(connection: Connection, record_id: int) -> RecordRow:
     return _row(connection.execute(_RECORDS.where(Record.id == record_id).with_for_update(key_share=True)).one())
 
 
-def archivable(connection: Connection, limit: int) -> list[RecordRow]:
-    """Records whose deliveries are all settled and whose session is completed, not archived yet."""
+def lock_all(connection: Connection, record_ids: Collection[int]) -> None:
+    """As `lock`, for several records."""
+    statement = select(Record.id).where(among(Record.id, record_ids)).order_by(Record.id)
+    connection.execute(statement.with_for_update(key_share=True))
+
+
+def archivable(
+    connection: Connection, *, record_id: int | None = None, after: int = 0, limit: int | None = None
+) -> list[RecordRow]:
+    """The next records behind `after`, by id, that are settled, of a completed session and not archived yet; locked.
+
+    With `record_id` only that one. Those that others are at now are left out.
+    """
     unsettled = select(Delivery.id).where(
         Delivery.record_id == Record.id, Delivery.state.in_((DeliveryState.PENDING, DeliveryState.WAITING))
     )
@@ -92,8 +103,9 @@ def archivable(connection: Connection, limit: int) -> list[RecordRow]:
         SessionLog.session_identifier == Record.session_identifier,
         SessionLog.record_status == SessionStatus.COMPLETED,
     )
+    which = Record.id > after if record_id is None else Record.id == record_id
     statement = (
-        _RECORDS.where(Record.archived_at.is_(None), ~unsettled.exists(), completed.exists())
+        _RECORDS.where(which, Record.archived_at.is_(None), ~unsettled.exists(), completed.exists())
         .order_by(Record.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

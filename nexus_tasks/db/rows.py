@@ -87,6 +87,11 @@ class DeliveryRow:
         return self.deaths >= ALONE_AFTER
 
     @property
+    def given_up(self) -> bool:
+        """Whether a person wants nothing more of it; what fails by itself was brought to an end with some inputs."""
+        return self.state is DeliveryState.FAILED and self.digest is None
+
+    @property
     def has_succeeded(self) -> bool:
         """Whether the destination has held the record at some time: that is what a strategy asks."""
         return self.succeeded_at is not None
@@ -163,6 +168,7 @@ class AttemptRow:
     error_message: str | None
     result: dict[str, Any] | None
     unresolved: bool = False  # as its delivery's
+    delivery_state: DeliveryState = DeliveryState.PENDING
 
 
 @dataclass(frozen=True)
@@ -181,9 +187,14 @@ class AttemptEnd:
 
 @dataclass(frozen=True)
 class OverdueRun:
-    """A run in which something should have happened by now, with its attempts."""
+    """A run in which something should have happened by now, with its attempts.
+
+    It is open, or was lost with messages that may still lie in a queue.
+    """
 
     id: int
     record_id: int
     kind: RunKind
+    state: RunState
+    overdue_for: timedelta
     attempts: tuple[AttemptRow, ...]

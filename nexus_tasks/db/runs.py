@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, false, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, false, func, insert, literal, select, union, update
 
 from nexus_tasks.db.among import among
 from nexus_tasks.db.deliveries import ANY_INTENT, UNSETTLED
-from nexus_tasks.db.models import Attempt, Delivery, Run
+from nexus_tasks.db.models import Attempt, Delivery, Record, Run
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, OverdueRun
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
 
@@ -188,19 +188,42 @@ def expect(connection: Connection, run_id: int, within: timedelta) -> None:
     )
 
 
+def take_back(connection: Connection, run_id: int) -> None:
+    """Close a run that could not be published; one that a worker has begun with was published all the same."""
+    connection.execute(select(Run.id).where(Run.id == run_id).with_for_update(key_share=True))
+    attempts = connection.execute(select(Attempt.id, Attempt.state).where(Attempt.run_id == run_id)).all()
+    if all(attempt.state is AttemptState.PLANNED for attempt in attempts):
+        unsent(connection, [attempt.id for attempt in attempts])
+        close(connection, run_id)
+
+
 def overdue(connection: Connection) -> list[OverdueRun]:
-    """The open runs in which something should have happened by now, locked; those being moved now are left out."""
+    """The runs in which something should have happened by now, by record; see `lock_overdue` before changing one."""
+    late = Run.expected_by < func.now()
+    held = select(Run.id).join(Attempt, Attempt.run_id == Run.id).where(Attempt.state == AttemptState.PLANNED, late)
+    found = union(select(Run.id).where(Run.state == RunState.OPEN, late), held).subquery()
+    return _overdue(connection, _RUNS.where(Run.id.in_(select(found.c.id))).order_by(Run.record_id, Run.id))
+
+
+def lock_overdue(connection: Connection, run_id: int) -> OverdueRun | None:
+    """The run as it is now, with its record and itself locked until the end of the transaction.
+
+    None when something has happened in it meanwhile, or happens at this moment.
+    """
     statement = (
-        select(Run.id, Run.record_id, Run.kind)
-        .where(Run.state == RunState.OPEN, Run.expected_by < func.now())
-        .order_by(Run.id)
-        .with_for_update(skip_locked=True, key_share=True)
+        _RUNS.join(Record, Record.id == Run.record_id)
+        .where(Run.id == run_id, Run.expected_by < func.now())
+        .with_for_update(of=[Record, Run], skip_locked=True, key_share=True)
     )
+    return next(iter(_overdue(connection, statement)), None)
+
+
+def _overdue(connection: Connection, statement: Select[*tuple[Any, ...]]) -> list[OverdueRun]:
     found = connection.execute(statement).all()
     attempts: dict[int, list[AttemptRow]] = {row.id: [] for row in found}
     for row in connection.execute(_ATTEMPTS.where(among(Attempt.run_id, attempts)).order_by(Attempt.id)):
         attempts[row.run_id].append(AttemptRow(**row._asdict()))
-    return [OverdueRun(row.id, row.record_id, row.kind, tuple(attempts[row.id])) for row in found]
+    return [OverdueRun(**row._asdict(), attempts=tuple(attempts[row.id])) for row in found]
 
 
 def later_started(connection: Connection, attempt: AttemptRow) -> bool:
@@ -254,20 +277,24 @@ def attempts_of_records(connection: Connection, record_ids: Sequence[int]) -> li
 
 def forget_all_open(connection: Connection) -> list[int]:
     """After a restore: no message that is under way belongs to these rows; the records whose runs were open."""
-    connection.execute(
-        update(Attempt)
-        .where(Attempt.state.in_(OPEN))
-        .values(state=AttemptState.UNSENT, ended_at=func.now(), lease_token=None, lease_expires_at=None)
-    )
     closed = connection.execute(
         update(Run)
         .where(Run.state == RunState.OPEN)
         .values(state=RunState.LOST, closed_at=func.now())
         .returning(Run.record_id)
     )
-    return sorted(closed.scalars())
+    records = sorted(closed.scalars())
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.state.in_(OPEN))
+        .values(state=AttemptState.UNSENT, ended_at=func.now(), lease_token=None, lease_expires_at=None)
+    )
+    return records
 
 
+_RUNS = select(  # the columns are named as OverdueRun names them
+    Run.id, Run.record_id, Run.kind, Run.state, (func.now() - Run.expected_by).label("overdue_for")
+)
 _ATTEMPTS = (  # the columns are named as AttemptRow names them
     select(
         Attempt.id,
@@ -289,6 +316,7 @@ _ATTEMPTS = (  # the columns are named as AttemptRow names them
         Attempt.error_message,
         Attempt.result,
         func.jsonb_path_exists(Delivery.remote, ANY_INTENT).label("unresolved"),
+        Delivery.state.label("delivery_state"),
     )
     .join(Run, Run.id == Attempt.run_id)
     .join(Delivery, Delivery.id == Attempt.delivery_id)

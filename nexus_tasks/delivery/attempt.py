@@ -150,7 +150,7 @@ def perform(
     zone = ZoneInfo(record.timezone)
     turns = Turns.of(engine, destination, settings, still_mine=this.lease.check)
 
-    def before_call(_writes: bool) -> None:
+    def before_call() -> None:
         turns.take()
         this.lease.check()  # of reading calls, too: many of them would outlast it
 
@@ -168,7 +168,7 @@ def perform(
         shared=LedgerCheckpoint(
             engine, DestinationLedger(destination.name), this.lease, turns, grace, patience=PATIENCE_WITH_OTHERS_S
         ),
-        take_turn=lambda: before_call(True),
+        take_turn=before_call,
     )
     try:
         return _export(destination, context, before_call)
@@ -184,9 +184,7 @@ def perform(
         turns.leave_floor()
 
 
-def _export(
-    destination: ExportDestination, context: ExportContext, before_call: Callable[[bool], None]
-) -> ExportResult:
+def _export(destination: ExportDestination, context: ExportContext, before_call: Callable[[], None]) -> ExportResult:
     valid, problem = destination.validate_config()
     if not valid:
         raise ConfigurationError(problem or f"{destination.name} says that its settings are not valid")

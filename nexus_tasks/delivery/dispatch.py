@@ -4,23 +4,25 @@ Runs after every enqueue and every finalize, when an attempt ends whose destinat
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from celery import Celery
+from kombu.connection import Connection as BrokerConnection
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, destinations, records, runs
+from nexus_tasks.db import deliveries, destinations, records, runs, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DestinationRow
 from nexus_tasks.delivery.canvas import EXPORT, OpenRun, canvas
 from nexus_tasks.delivery.plan import PlannedRun, plan, single
-from nexus_tasks.delivery.recovery import judge
-from nexus_tasks.delivery.settle import settle
-from nexus_tasks.states import RunKind, RunState
+from nexus_tasks.delivery.recovery import Loss, Waits, judge
+from nexus_tasks.delivery.settle import settle_within
+from nexus_tasks.plain_error import PlainError
+from nexus_tasks.states import AttemptState, RunKind, RunState
 
 MOST_PAGES = 50  # of candidates in one dispatch; the next dispatch goes on
 BROKER_ERRORS = (OperationalError, RedisError, OSError, RuntimeError)
@@ -28,7 +30,7 @@ BROKER_ERRORS = (OperationalError, RedisError, OSError, RuntimeError)
 logger = logging.getLogger(__name__)
 
 
-class BrokerError(Exception):
+class BrokerError(PlainError):
     """The broker does not take messages. Nothing is lost: what is due stays in PostgreSQL until a later dispatch."""
 
 
@@ -37,8 +39,7 @@ def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
 
     Raises `BrokerError` when a publish failed: that run and the ones after it are closed, their deliveries due again.
     """
-    for record_id in _find_lost(app, engine, settings):
-        settle(engine, record_id)
+    _find_lost(app, engine, settings)
     opened = _open_runs(engine, settings)
     for position, run in enumerate(opened):
         try:
@@ -46,8 +47,7 @@ def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
         except Exception as error:  # a client whose broker dies under it raises nearly anything
             with transaction(engine) as connection:
                 for not_sent in opened[position:]:
-                    runs.unsent(connection, [attempt_id for stage in not_sent.stages for _, attempt_id in stage])
-                    runs.close(connection, not_sent.run_id)
+                    runs.take_back(connection, not_sent.run_id)
             raise BrokerError(
                 f"The broker takes no messages ({_reason(error)}): check NX_BROKER_URL and that it runs. "
                 "Nothing is lost, the exports go out when it is back."
@@ -55,51 +55,77 @@ def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
     return len(opened)
 
 
-def _find_lost(app: Celery, engine: Engine, settings: Settings) -> list[int]:
-    """End the overdue runs that are lost; the records that are to be settled."""
-    changed = []
+def _find_lost(app: Celery, engine: Engine, settings: Settings) -> None:
+    """End the overdue runs that are lost, and settle their records; each in one transaction, so that nothing is left.
+
+    The broker is asked before any row is locked: it may be slow to answer.
+    """
     with transaction(engine) as connection:
-        may_be_queued = _queues(app, connection)
-        for run in runs.overdue(connection):
-            loss = judge(run, may_be_queued)
-            if loss is None:
-                runs.expect(connection, run.id, timedelta(seconds=settings.NX_RUN_PATIENCE))
-                continue
-            for attempt, message in loss.died:
-                runs.died(connection, attempt, message)
-            runs.unsent(connection, [attempt.id for attempt in loss.unsent])
-            if loss.died or loss.unsent:
-                logger.warning("Run %d of record %d is lost; what it was for is due again", run.id, run.record_id)
-                runs.close(connection, run.id, RunState.LOST)
-            changed.append(run.record_id)  # a run whose attempts have all ended has only lost its finalize
-    return changed
+        overdue = runs.overdue(connection)
+        read = {queue for worker in workers.running(connection) for queue in worker.queues} if overdue else set()
+    planned = [attempt for run in overdue for attempt in run.attempts if attempt.state is AttemptState.PLANNED]
+    lengths = queue_lengths(app, {EXPORT + attempt.destination for attempt in planned})
+    for run in overdue:
+        with transaction(engine) as connection:
+            _end_if_lost(connection, run.id, lengths, read, timedelta(seconds=settings.NX_RUN_PATIENCE))
 
 
-def _queues(app: Celery, connection: Connection) -> Callable[[AttemptRow], bool]:
-    """Whether a planned attempt's message may still be waiting: its queue is not empty, none behind it was taken."""
-    lengths: dict[str, int] = {}
-
+def _end_if_lost(
+    connection: Connection, run_id: int, lengths: Mapping[str, int], read: Collection[str], patience: timedelta
+) -> None:
     def may_be_queued(attempt: AttemptRow) -> bool:
-        if attempt.destination not in lengths:
-            lengths[attempt.destination] = queue_length(app, EXPORT + attempt.destination)
-        return lengths[attempt.destination] > 0 and not runs.later_started(connection, attempt)
+        """Its queue is not empty, and no message behind it was taken."""
+        return lengths[EXPORT + attempt.destination] > 0 and not runs.later_started(connection, attempt)
 
-    return may_be_queued
+    def is_read(attempt: AttemptRow) -> bool:
+        """While no worker runs at all, nothing is said about this queue."""
+        return not read or EXPORT + attempt.destination in read
+
+    run = runs.lock_overdue(connection, run_id)
+    if run is None:
+        return
+    judged = judge(run, may_be_queued, is_read)
+    if judged is Waits.FOR_A_READER:  # it stays overdue: that is how long nobody has read the queue
+        return
+    if judged is Waits.FOR_ITS_TURN:
+        runs.expect(connection, run.id, patience)
+        return
+    for attempt, message in judged.died:
+        runs.died(connection, attempt, message)
+    runs.unsent(connection, [attempt.id for attempt in judged.unsent])
+    if judged.queued:  # they are looked at again
+        runs.expect(connection, run.id, patience)
+    if run.state is RunState.OPEN and judged != Loss():
+        logger.warning("Run %d of record %d is lost; what it was for is due again", run.id, run.record_id)
+        runs.close(connection, run.id, RunState.LOST)
+    settle_within(connection, run.record_id)  # a run whose attempts have all ended has only lost its finalize
 
 
-def queue_length(app: Celery, queue: str) -> int:
-    """How many messages wait in a queue; taken for one when the broker does not answer, for nothing can be sent."""
-    connection = app.connection_for_read()
+def queue_lengths(app: Celery, queues: Collection[str]) -> dict[str, int]:
+    """How many messages wait in each queue; taken for one when the broker does not answer, for nothing can be sent."""
+    lengths = dict.fromkeys(queues, 1)
+    if not queues:
+        return lengths
+    connection = app.connection_for_write()  # the one for consuming is patient with a silent broker
+    broken = (*BROKER_ERRORS, *connection.connection_errors, *connection.channel_errors)
     try:
         with connection:
-            connection.ensure_connection(max_retries=1, timeout=3)
-            declared = connection.default_channel.queue_declare(queue=queue, passive=True)
-            return int(declared.message_count)
-    except (*BROKER_ERRORS, *connection.connection_errors, *connection.channel_errors) as error:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
+            for queue in queues:
+                lengths[queue] = _length(connection, queue)
+    except broken as error:
+        logger.warning("The length of queue %s is not known: %s", ", ".join(sorted(queues)), error)
+    return lengths
+
+
+def _length(connection: BrokerConnection, queue: str) -> int:
+    try:
+        with connection.channel() as channel:  # type: ignore[no-untyped-call]
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except connection.channel_errors as error:
         if "NOT_FOUND" in str(error) or "no queue" in str(error).lower():
             return 0
-        logger.warning("The length of queue %s is not known: %s", queue, error)
-        return 1
+        raise
 
 
 def _open_runs(engine: Engine, settings: Settings) -> list[OpenRun]:
@@ -123,10 +149,11 @@ def _plan_probes(connection: Connection, health: list[DestinationRow]) -> list[P
     now = deliveries.clock(connection)
     probed = runs.open_of_kind(connection, RunKind.PROBE)
     alone = runs.open_of_kind(connection, RunKind.ALONE)
+    paused = {row.name for row in health if not row.health.well}
     planned: dict[int, PlannedRun] = {}
     for row in health:
         if row.health.wants_probe(now) and row.room > 0 and row.name not in probed:
-            record = deliveries.probe(connection, row.name)
+            record = deliveries.probe(connection, row.name, paused)
             if record is None or record.record_id in planned:
                 continue
             run = single(record, row.name, RunKind.PROBE)

@@ -22,16 +22,17 @@ from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import documents
 from nexus_tasks.delivery.dispatch import BrokerError, dispatch
 from nexus_tasks.delivery.freeze import freeze
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.settle import settle_within
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import window_of
 from nexus_tasks.exporters.title import title_of
+from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import SessionStatus
 
 logger = logging.getLogger(__name__)
 
 
-class EnqueueError(Exception):
+class EnqueueError(PlainError):
     """A record cannot be taken over; the message says why and what to do."""
 
 
@@ -82,8 +83,9 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
             _check_paths(record)
             document = documents.store(deployment.settings.records_path, _title(record), record.xml)
             with transaction(deployment.engine) as connection:
-                record_ids.append(_take_over(connection, record, document, deployment.settings, frozen))
-            settle(deployment.engine, record_ids[-1])  # one handed over before has the status that its rows say
+                record_id = _take_over(connection, record, document, deployment.settings, frozen)
+                settle_within(connection, record_id)  # or a rebuilt one that nobody comes back to would stay as it was
+            record_ids.append(record_id)
             logger.info(
                 "Session %s: record %s goes to %s",
                 record.session_identifier,
@@ -126,7 +128,7 @@ def _take_over(
         records.replace(connection, known.id, built)
         record_id = known.id
     else:
-        deliveries.add(connection, record_id, frozen)
+        deliveries.add(connection, [record_id], frozen)
     sessions.set_status(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
     status = SessionStatus.COMPLETED if session.status is SessionStatus.COMPLETED else SessionStatus.BUILT_NOT_EXPORTED
     sessions.record_generated(connection, identifier, record.instrument_pid, record.user, datetime.now(UTC), status)

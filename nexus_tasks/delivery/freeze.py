@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from nexus_tasks.db.deliveries import FrozenDestination
 from nexus_tasks.exporters.base import ExportDestination
+from nexus_tasks.plain_error import PlainError
 
 
-class DependencyCycleError(Exception):
+class DependencyCycleError(PlainError):
     """Destinations depend on each other in a circle, so none of them could go first."""
 
 

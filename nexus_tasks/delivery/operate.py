@@ -3,25 +3,29 @@
 Each changes rows and then sends what is due; none of them talks to a destination.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from nexus_tasks.db import deliveries, destinations, records, runs
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.db.rows import DeliveryRow, Health
-from nexus_tasks.delivery.digest import digest
+from nexus_tasks.db.rows import DeliveryRow, Health, RecordDeliveries
 from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.freeze import freeze
 from nexus_tasks.delivery.retry import MAY_EXIST
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.settle import settle_within
+from nexus_tasks.delivery.strategy import verdict
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.registry import window_of
+from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import DeliveryState
 
+RECORDS_AT_ONCE = 1000  # locked in one transaction; settling waits for it
 
-class OperateError(Exception):
+
+class OperateError(PlainError):
     """What was asked for names something that is not there; the message says what."""
 
 
@@ -35,35 +39,47 @@ def retry(
 ) -> int:
     """Make deliveries due now that wait or have failed, of those sessions or of all; how many there were.
 
-    What is settled well stays alone, except with `recreate`: then the destination makes its object again, although an
-    earlier one is known. Raises `BrokerError` when nothing can be sent at once; it is due all the same.
+    So are those that were skipped because they require one that had failed, if that one is there or is retried as well.
+    What a person gave up comes back only where its session is named. What is settled well stays alone, except with
+    `recreate`: then the destination makes its object again, although an earlier one is known. Raises `BrokerError` when
+    nothing can be sent at once; it is due all the same.
     """
+    states = {DeliveryState.FAILED, DeliveryState.SKIPPED}
+    states |= set() if only_failed else {DeliveryState.WAITING}
+    states |= {DeliveryState.SUCCEEDED} if recreate else set()
     with transaction(deployment.engine) as connection:
-        found = [record.id for record in records.of_sessions(connection, identifiers)]
-        chosen = [
-            row
-            for record in deliveries.of_records(connection, found)
-            for row in record.deliveries
-            if destination in {None, row.destination}
-            and _to_be_retried(row, only_failed=only_failed, recreate=recreate)
-        ]
-        for row in chosen:
-            afresh = recreate or row.state is DeliveryState.FAILED
-            deliveries.make_due(connection, row.id, afresh=afresh, recreate=recreate)
+        found = deliveries.records_to_retry(connection, states, identifiers, destination)
+    count = 0
+    for batch in _batches(found):
+        with transaction(deployment.engine) as connection:
+            records.lock_all(connection, batch)
+            chosen = [
+                row
+                for record in deliveries.of_records(connection, batch)
+                for row in _to_be_retried(record, states, destination, named=identifiers is not None)
+            ]
+            waiting = [row.id for row in chosen if row.state is DeliveryState.WAITING]
+            others = [row.id for row in chosen if row.state is not DeliveryState.WAITING]
+            deliveries.make_due(connection, waiting, afresh=recreate, recreate=recreate)
+            deliveries.make_due(connection, others, afresh=True, recreate=recreate)
+        count += len(chosen)
     dispatch(deployment.app, deployment.engine, deployment.settings)
-    return len(chosen)
+    return count
 
 
 def abandon(deployment: Deployment, session_identifier: str, destination: str) -> None:
-    """Give a delivery up: it becomes `failed`, and the strategy's verdict stands. Raises `OperateError`."""
+    """Give a delivery up: it becomes `failed` until it is retried, and the strategy's verdict stands.
+
+    Raises `OperateError`.
+    """
     with transaction(deployment.engine) as connection:
         row = _delivery(connection, session_identifier, destination)
-        if row.state.settled:
-            raise OperateError(f"The delivery of session {session_identifier} to {destination} is {row.state} already.")
+        if row.state.settled and (row.state is not DeliveryState.FAILED or row.given_up):
+            state = "given up" if row.given_up else row.state
+            raise OperateError(f"The delivery of session {session_identifier} to {destination} is {state} already.")
         may_exist = f" {MAY_EXIST}" if row.unresolved else ""
-        inputs = digest(deliveries.of_record(connection, row.record_id), row)
-        deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}", inputs)
-    settle(deployment.engine, row.record_id)
+        deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}")
+        settle_within(connection, row.record_id)
     dispatch(deployment.app, deployment.engine, deployment.settings)
 
 
@@ -91,12 +107,15 @@ def backfill(deployment: Deployment, destination: str) -> int:
     with transaction(deployment.engine) as connection:
         _known_health(connection, deployment, destination)
         found = deliveries.records_without(connection, destination)
-        for record_id in found:
-            deliveries.add(connection, record_id, [frozen])
-    for record_id in found:
-        settle(deployment.engine, record_id)
+    count = 0
+    for batch in _batches(found):
+        with transaction(deployment.engine) as connection:
+            records.lock_all(connection, batch)
+            count += deliveries.add(connection, batch, [frozen])
+            verdicts = [verdict(record) for record in deliveries.of_records(connection, batch)]
+            deliveries.skip(connection, {key: reason for judged in verdicts for key, reason in judged.skip.items()})
     dispatch(deployment.app, deployment.engine, deployment.settings)
-    return len(found)
+    return count
 
 
 def after_restore(deployment: Deployment) -> int:
@@ -108,24 +127,46 @@ def after_restore(deployment: Deployment) -> int:
     with transaction(deployment.engine) as connection:
         lost = runs.forget_all_open(connection)
         concerned = deliveries.restored(connection)
-    for record_id in lost:
-        settle(deployment.engine, record_id)
+        for record_id in lost:
+            settle_within(connection, record_id)
     dispatch(deployment.app, deployment.engine, deployment.settings)
     return concerned
 
 
-def _to_be_retried(row: DeliveryRow, *, only_failed: bool, recreate: bool) -> bool:
-    if row.state is DeliveryState.FAILED:
-        return True
-    if only_failed:
-        return False
-    return row.state is DeliveryState.WAITING or (recreate and row.state is DeliveryState.SUCCEEDED)
+def plugin_of(deployment: Deployment, destination: str) -> ExportDestination:
+    """The destination of that name, enabled or not. Raises `OperateError`."""
+    plugin = deployment.registry.get(destination)
+    if plugin is None:
+        known = ", ".join(item.name for item in deployment.registry.destinations)
+        raise OperateError(f"There is no destination {destination}: there are {known}.")
+    return plugin
+
+
+def _batches(record_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(record_ids), RECORDS_AT_ONCE):
+        yield record_ids[first : first + RECORDS_AT_ONCE]
+
+
+def _to_be_retried(
+    record: RecordDeliveries, states: Collection[DeliveryState], destination: str | None, *, named: bool
+) -> list[DeliveryRow]:
+    """Those that would be wanted if they were due now; the verdict may be that they are skipped, again or at last."""
+    asked = {
+        row.id
+        for row in record.deliveries
+        if row.state in states and destination in {None, row.destination} and (named or not row.given_up)
+    }
+    due = tuple(replace(row, state=DeliveryState.PENDING) if row.id in asked else row for row in record.deliveries)
+    needless = verdict(replace(record, deliveries=due)).skip
+    return [row for row in record.deliveries if row.id in asked and row.id not in needless]
 
 
 def _delivery(connection: Connection, session_identifier: str, destination: str) -> DeliveryRow:
+    """The delivery; its record is locked."""
     record = records.of_session(connection, session_identifier)
     if record is None:
         raise OperateError(f"Session {session_identifier} has no record: see `nexus-tasks status`.")
+    records.lock(connection, record.id)
     for row in deliveries.of_record(connection, record.id).deliveries:
         if row.destination == destination:
             return row
@@ -135,9 +176,6 @@ def _delivery(connection: Connection, session_identifier: str, destination: str)
 def _known_health(connection: Connection, deployment: Deployment, destination: str) -> Health:
     """The destination's row, made now if its plugin is known and no record was sent to it yet."""
     if destinations.get(connection, destination) is None:
-        plugin = deployment.registry.get(destination)
-        if plugin is None:
-            known = ", ".join(item.name for item in deployment.registry.destinations)
-            raise OperateError(f"There is no destination {destination}: there are {known}.")
+        plugin = plugin_of(deployment, destination)
         destinations.ensure(connection, {destination: window_of(plugin, deployment.settings.NX_WINDOWS)})
     return destinations.lock_health(connection, destination)

@@ -61,6 +61,8 @@ def _wanted(record: RecordDeliveries, paused: Collection[str], now: datetime) ->
     )
     if record.strategy is not Strategy.FIRST_SUCCESS:
         return due
+    if any(row.has_succeeded for row in record.deliveries):  # one holds the record: it is kept up to date, that is all
+        due = [row for row in due if row.has_succeeded]
     # one at a time: nothing new before it is known what a lost answer has left behind, then those that have not been
     # tried yet, so that a failure moves on to the next destination
     unresolved = [row for row in record.deliveries if row.unresolved and not row.state.settled]
@@ -117,6 +119,8 @@ def _may_go(
         required = everything.get(name)
         if required is None or not (required.has_succeeded or name in taken):
             return False
+    if delivery.unresolved:  # what it may have left over there is looked up, whatever the others do
+        return True
     for name in delivery.depends_on:
         helpful = everything.get(name)
         if helpful is None or helpful.state.settled or name in taken or name in paused:

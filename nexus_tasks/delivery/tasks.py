@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from sqlalchemy import Engine
 
 from nexus_tasks.config import Settings, get_settings
-from nexus_tasks.db import runs, workers
+from nexus_tasks.db import destinations, runs, workers
 from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
 from nexus_tasks.delivery import archive, attempt
 from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
@@ -25,7 +25,7 @@ from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
-from nexus_tasks.exporters.registry import Registry, get_destination
+from nexus_tasks.exporters.registry import Registry, get_destination, get_registry, window_of
 
 LEAST_BACKOFF_S = 1  # LabArchives asks for a second before the first retry; it does the others no harm
 DATABASE_RETRY_S = 2
@@ -143,7 +143,7 @@ class ExportTask(_DatabaseTask):
 
 
 class FinalizeTask(_DatabaseTask):
-    """The chord's callback: settle the record, archive what is done, send what is due next."""
+    """The chord's callback: settle the record, send what is due next, archive the record if it is done."""
 
     name = FINALIZE
 
@@ -155,8 +155,8 @@ class FinalizeTask(_DatabaseTask):
         if record_id is None:
             raise Ignore
         settled = settle(engine, record_id)
-        archive.sweep(engine, get_settings())
         _dispatch(self.app)
+        archive.archive(engine, get_settings(), record_id)
         return {
             "session": settled.session_identifier,
             "record_status": settled.record_status.value,
@@ -175,13 +175,21 @@ class CollectTask(Task):  # type: ignore[misc]
 
 
 class DispatchTask(_DatabaseTask):
-    """Plan and publish what is due: from beat, and whenever there is room again."""
+    """Plan and publish what is due: from beat, and whenever there is room again.
+
+    Its worker's settings say how large the windows are; a builder that hands over may know less of them.
+    """
 
     name = DISPATCH
     ignore_result = True
 
     def run(self) -> int:
         """Returns the number of runs published."""
+        set_in_force = get_settings().NX_WINDOWS
+        with transaction(_engine()) as connection:
+            destinations.set_windows(
+                connection, {each.name: window_of(each, set_in_force) for each in get_registry().destinations}
+            )
         published = _dispatch(self.app)
         if (self.request.headers or {}).get(BY_BEAT):
             with transaction(_engine()) as connection:
@@ -190,7 +198,7 @@ class DispatchTask(_DatabaseTask):
 
 
 class ArchiveTask(_DatabaseTask):
-    """The archiving sweep, from beat: for records whose finalize could not do it."""
+    """The archiving sweep, from beat: for records whose finalize could not do it, or that had none."""
 
     name = ARCHIVE
     ignore_result = True

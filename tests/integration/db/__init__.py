@@ -40,7 +40,7 @@ def add_record(
     built = records.BuiltRecord(START, START + timedelta(hours=2), "UTC", "jsmith", "record.xml", "0" * 64, [])
     record_id = records.add(connection, identifier, INSTRUMENT, built, strategy)
     assert record_id is not None
-    deliveries.add(connection, record_id, destinations)
+    deliveries.add(connection, [record_id], destinations)
     return record_id
 
 

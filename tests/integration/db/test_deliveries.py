@@ -223,11 +223,94 @@ def test_a_record_that_waits_for_another_destination_takes_nobodys_place(connect
     assert planned(connection, {"cdcs": 1, "elabftw": 0}) == [(other, ["cdcs"])]
 
 
+def test_first_success_has_no_candidates_once_one_holds_the_record(connection: Connection) -> None:
+    record_id = add_record(connection, "session", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
+    set_delivery(connection, record_id, "elabftw", DeliveryState.SUCCEEDED)
+    assert found(connection, WIDE) == []
+    set_delivery(connection, record_id, "elabftw", DeliveryState.PENDING)  # rebuilt
+    assert planned(connection, WIDE) == [(record_id, ["elabftw"])]
+
+
+def probed(connection: Connection, destination: str, *paused: str) -> int | None:
+    """The record by which the destination is tried again while it is paused, others perhaps as well."""
+    record = deliveries.probe(connection, destination, {destination, *paused})
+    return record.record_id if record else None
+
+
+def test_a_probe_does_not_go_before_what_its_record_sends_first(connection: Connection) -> None:
+    new = add_record(connection, "new", CDCS, ELABFTW)
+    assert probed(connection, "elabftw") is None
+    tried = add_record(connection, "tried", CDCS, ELABFTW)
+    set_delivery(connection, tried, "cdcs", DeliveryState.WAITING, 60)
+    assert probed(connection, "elabftw") == tried
+    assert probed(connection, "elabftw", "cdcs") == new
+
+
+@pytest.mark.parametrize(
+    ("other", "is_probed"),
+    [(DeliveryState.PENDING, False), (DeliveryState.WAITING, True), (DeliveryState.FAILED, True)],
+)
+def test_under_first_success_a_probe_does_not_go_before_a_destination_of_higher_rank(
+    connection: Connection, other: DeliveryState, *, is_probed: bool
+) -> None:
+    record_id = add_record(connection, "session", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
+    set_delivery(connection, record_id, "cdcs", other, 60 if other is DeliveryState.WAITING else None)
+    assert probed(connection, "elabftw") == (record_id if is_probed else None)
+    assert probed(connection, "elabftw", "cdcs") == record_id
+    set_delivery(connection, record_id, "cdcs", DeliveryState.SUCCEEDED)
+    assert probed(connection, "elabftw") is None
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ALL, Strategy.FIRST_SUCCESS])
+def test_a_backlog_that_postgresql_knows_nothing_of_yet_is_looked_through_once(
+    connection: Connection, strategy: Strategy
+) -> None:
+    backlog(connection, CDCS)
+    connection.execute(text("UPDATE record SET strategy = :strategy"), {"strategy": strategy})
+    connection.execute(text("UPDATE delivery SET state = 'succeeded', succeeded_at = now()"))
+    connection.execute(text("ANALYZE record, delivery, run, attempt"))
+    everything = connection.execute(text("SELECT id FROM record")).scalars().all()
+    deliveries.add(connection, everything, [ELABFTW])
+    before = rows_read(connection)
+    probed(connection, "elabftw")
+    candidates(connection, {"elabftw": 16}, ())
+    assert rows_read(connection) - before < 20 * BACKLOG
+
+
+def rows_read(connection: Connection) -> int:
+    """How many deliveries were looked at in this transaction, with and without an index."""
+    statement = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'delivery'"
+    read: int = connection.execute(text(statement)).scalar_one()
+    return read
+
+
+def test_under_first_success_a_probe_waits_for_none_that_waits_for_it(connection: Connection) -> None:
+    top = FrozenDestination("top", 200, ("middle",), (), updates=True)
+    middle = FrozenDestination("middle", 10, (), ("cdcs",), updates=True)
+    record_id = add_record(connection, "session", top, CDCS, middle, strategy=Strategy.FIRST_SUCCESS)
+    assert probed(connection, "cdcs") == record_id
+
+
+def test_all_deliveries_are_looked_up_after_a_restore_however_long_that_takes(connection: Connection) -> None:
+    add_record(connection, "session", CDCS)
+    connection.execute(
+        text(
+            "CREATE FUNCTION refuse_haste() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF current_setting('statement_timeout') NOT LIKE '%h' THEN RAISE 'too little time'; END IF;"
+            " RETURN NEW; END $$"
+        )
+    )
+    connection.execute(
+        text("CREATE TRIGGER hasty BEFORE UPDATE ON delivery FOR EACH ROW EXECUTE FUNCTION refuse_haste()")
+    )
+    assert deliveries.restored(connection) == 1
+
+
 def test_a_skipped_delivery_is_settled_with_its_reason_and_a_settled_one_stays(connection: Connection) -> None:
     record_id = add_record(connection, "session", CDCS, ELABFTW)
     set_delivery(connection, record_id, "cdcs", DeliveryState.FAILED)
-    for item in deliveries.of_record(connection, record_id).deliveries:
-        deliveries.skip(connection, item.id, "not wanted")
+    both = deliveries.of_record(connection, record_id).deliveries
+    deliveries.skip(connection, {item.id: "not wanted" for item in both})
     after = deliveries.of_record(connection, record_id).deliveries
     assert [(item.state, item.error_message) for item in after] == [
         (DeliveryState.FAILED, None),

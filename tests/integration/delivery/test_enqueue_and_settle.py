@@ -56,6 +56,7 @@ from tests.integration.delivery.by_hand import (
     perform,
     performed,
     raising,
+    records_to_export,
     rows_of,
     states_of,
     status_of,
@@ -66,7 +67,7 @@ from tests.integration.delivery.by_hand import (
 )
 from tests.timing import fastest
 
-MOST_SECONDS_WITHOUT_BROKER = 2.0
+MOST_SECONDS_WITHOUT_BROKER = 1.0
 
 
 # --- handing over
@@ -462,6 +463,27 @@ def test_a_sweep_that_died_after_the_move_is_made_up_for(deploy: Deploy, tmp_pat
         connection.execute(text("UPDATE record SET archived_at = NULL"))  # as after a rollback
     assert archive.sweep(deployment.engine, deployment.settings) == 1
     assert len(list((tmp_path / "records" / ARCHIVE_FOLDER).glob("*.xml"))) == 1
+
+
+def test_a_document_that_cannot_be_moved_does_not_keep_others_from_the_archive(
+    deploy: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "BATCH", 2)
+    deployment = deploy(cdcs())
+    hand_over(deployment, *records_to_export(5))
+    for record_id in range(1, 6):
+        work(deployment, "cdcs", record_id=record_id)
+    folder = tmp_path / "records" / ARCHIVE_FOLDER
+    for record_id in (1, 2, 3):
+        with transaction(deployment.engine) as connection:
+            in_the_way = folder / records.get(connection, record_id).document
+        in_the_way.mkdir(parents=True)  # a file cannot be renamed to a folder
+    assert archive.sweep(deployment.engine, deployment.settings) == 2
+    assert caplog.text.count("cannot be moved") == 1
+    assert "session-1" in caplog.text
+    archive.archive(deployment.engine, deployment.settings, 1)
+    in_the_way.rmdir()
+    assert archive.sweep(deployment.engine, deployment.settings) == 1
 
 
 def test_a_document_that_is_gone_does_not_keep_others_from_the_archive(

@@ -308,7 +308,7 @@ def test_calls_that_only_read_keep_the_lease(deploy: Deploy) -> None:
         for _ in range(4):
             before_reading = http._before_call.get()
             assert before_reading is not None
-            before_reading(False)
+            before_reading()
             pass_time(made, 25, this)
         return success("cdcs", context.checkpoint.create("record", lambda: "1"))
 
@@ -373,6 +373,21 @@ def test_an_intent_outlasts_a_longer_call_and_so_does_its_lease(deploy: Deploy) 
     [(lease, intent)] = during
     assert 1000 < lease <= 1030
     assert 1000 < intent <= 1030
+
+
+def test_what_a_lost_request_has_sent_is_known_to_the_next_try(deploy: Deploy, remote: Remote) -> None:
+    seen: list[str | None] = []
+
+    def answer(context: ExportContext) -> ExportResult:
+        seen.append(context.checkpoint.written("record"))
+        content = f"content {len(seen)}"
+        return success("cdcs", context.checkpoint.create("record", remote.create, find=remote.find, content=content))
+
+    deployment = deploy(cdcs(answer=answer), NX_LOOKUP_GRACE=GRACE)
+    hand_over(deployment)
+    killed_in_call(deployment, remote)
+    work(deployment, "cdcs")
+    assert seen == [None, "content 1"]
 
 
 def test_what_was_written_in_place_is_remembered(deploy: Deploy) -> None:

@@ -1,15 +1,20 @@
 """What dispatch makes of runs in which nothing happens any more, and of records that kill their workers."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from nexus_tasks.db import upload_log
+from nexus_tasks.db import upload_log, workers
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery import dispatch as dispatch_module
 from nexus_tasks.delivery import operate
 from nexus_tasks.delivery.attempt import NotWantedError
+from nexus_tasks.delivery.recovery import UNREAD_PATIENCE
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
@@ -119,6 +124,85 @@ def test_a_message_in_the_queue_of_another_destination_saves_nobody(deploy: Depl
     assert send(deployment) == 1
 
 
+def workers_read(deployment: Deployment, *queues: str) -> None:
+    """Have one worker run, which reads those queues and no other."""
+    with transaction(deployment.engine) as connection:
+        workers.present(
+            connection, "w@host", UUID(int=1), queues=queues, version="1", clock_offset_s=0, stores={"NX_DATA_PATH": ""}
+        )
+
+
+def wait_for_a_reader(deployment: Deployment) -> None:
+    """Have the time pass after which a queue that nobody reads holds no run any more."""
+    lose_open_runs(deployment)
+    assert send(deployment) == 0
+    pass_time(deployment, UNREAD_PATIENCE.total_seconds())
+
+
+def test_a_queue_that_nobody_reads_holds_no_other_delivery_of_its_records(deploy: Deploy, broker_url: str) -> None:
+    """The plugin was taken out of the settings, and no worker knows its queue any more."""
+    deployment = deploy(cdcs(), elabftw(depends_on=()))
+    hand_over(deployment)
+    workers_read(deployment, "export.cdcs", "exports")
+    try_once(deployment, "cdcs")
+    wait_for_a_reader(deployment)
+    assert run_states(deployment) == [RunState.OPEN]
+    assert send(deployment) == 1
+    assert run_states(deployment) == [RunState.LOST, RunState.OPEN]
+    assert log_of(deployment) == [("cdcs", 1)]
+    assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED, "elabftw": DeliveryState.PENDING}
+
+
+def test_a_worker_that_comes_back_in_time_finds_its_messages_wanted(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    workers_read(deployment, "exports")
+    lose_open_runs(deployment)
+    send(deployment)
+    workers_read(deployment, "exports", "export.cdcs")
+    for _ in range(3):
+        pass_time(deployment, UNREAD_PATIENCE.total_seconds())
+        assert send(deployment) == 0
+    assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
+
+
+def test_without_any_worker_all_messages_wait(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    wait_for_a_reader(deployment)
+    assert send(deployment) == 0
+    assert run_states(deployment) == [RunState.OPEN]
+
+
+def test_no_more_than_the_window_is_sent_into_a_queue_that_nobody_reads(deploy: Deploy, broker_url: str) -> None:
+    deployment = deploy(cdcs(window=3))
+    hand_over(deployment, *records_to_export(2))
+    workers_read(deployment, "exports")
+    for _ in range(4):
+        wait_for_a_reader(deployment)
+        send(deployment)
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 3}
+
+    empty_broker(broker_url)  # a worker has taken them: their runs are lost, so it did nothing
+    workers_read(deployment, "exports", "export.cdcs")
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE run SET expected_by = now() - interval '1 second'"))
+    assert send(deployment) == 2
+    assert [open_destinations(deployment, number) for number in (1, 2)] == [{"cdcs"}, {"cdcs"}]
+    assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 2}
+
+
+def test_a_delivery_that_is_given_up_holds_its_run_no_longer(deploy: Deploy) -> None:
+    deployment = deploy(cdcs(), elabftw(depends_on=()))
+    hand_over(deployment)
+    try_once(deployment, "cdcs")
+    operate.abandon(deployment, SESSION, "elabftw")
+    lose_open_runs(deployment)
+    assert send(deployment) == 0
+    assert run_states(deployment) == [RunState.LOST]
+    assert log_of(deployment) == [("cdcs", 1)]
+
+
 def test_no_run_is_given_up_while_the_broker_does_not_answer(deploy: Deploy, closed_port: int) -> None:
     hand_over(deploy(cdcs()))
     away = deploy(cdcs(), NX_BROKER_URL=f"redis://127.0.0.1:{closed_port}/0")
@@ -162,13 +246,106 @@ def test_a_run_that_has_only_lost_its_finalize_is_settled(deploy: Deploy) -> Non
     assert log_of(deployment) == [("cdcs", 1)]
 
 
+def test_a_dispatch_that_dies_in_the_middle_leaves_no_death_without_its_consequences(
+    deploy: Deploy, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery that fails by it is logged, and what requires it is skipped, by whichever dispatch comes next."""
+    deployment = deploy(cdcs(), elabftw(requires=("cdcs",)))
+    hand_over(deployment)
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE delivery SET deaths = 4 WHERE destination = 'cdcs'"))
+        connection.execute(text("UPDATE run SET kind = 'alone'"))
+    die_in_try(deployment, "cdcs")
+    empty_broker(broker_url)
+    lose_open_runs(deployment)
+
+    def die(*_: object) -> NoReturn:
+        raise WorkerDiedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(upload_log, "write_missing", die)
+        with pytest.raises(WorkerDiedError):
+            send(deployment)
+    send(deployment)
+    assert states_of(deployment) == {"cdcs": DeliveryState.FAILED, "elabftw": DeliveryState.SKIPPED}
+    assert log_of(deployment) == [("cdcs", 0)]
+
+
+def test_lost_runs_and_an_operator_who_changes_their_deliveries_never_wait_in_a_circle(
+    deploy: Deploy, broker_url: str
+) -> None:
+    deployment = deploy(cdcs())
+    operate.pause(deployment, "cdcs")
+    hand_over(deployment, *records_to_export(2))
+    with transaction(deployment.engine) as connection:
+        connection.execute(
+            text(
+                "UPDATE delivery SET state = 'waiting', next_attempt_at = now() + interval '1 day' WHERE record_id = 1"
+            )
+        )
+    operate.resume(deployment, "cdcs")
+    make_waiting_due(deployment)
+    send(deployment)  # the first record's run is the second one
+    for number in (1, 2):
+        die_in_try(deployment, "cdcs", number)
+    empty_broker(broker_url)
+    lose_open_runs(deployment)
+
+    def change(connection: Connection, number: int) -> None:
+        connection.execute(text("UPDATE delivery SET priority = 1 WHERE record_id = :id"), {"id": number})
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(deployment.engine) as connection:
+            change(connection, 1)
+            sent = pool.submit(send, deployment)
+            wait_until_somebody_waits(deployment)
+            change(connection, 2)
+        sent.result(60)
+    assert [run_states(deployment, number)[0] for number in (1, 2)] == [RunState.LOST] * 2
+
+
+def wait_until_somebody_waits(deployment: Deployment) -> None:
+    """For a row that another transaction has locked."""
+    give_up_at = time.monotonic() + 60
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    while True:
+        with transaction(deployment.engine) as connection:
+            if connection.execute(text(waiting)).first() is not None:
+                return
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["delivered", "not-delivered"])
+def test_a_failed_publish_takes_back_only_what_no_worker_has_begun_with(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, *, taken: bool
+) -> None:
+    """The answer to a publish can be lost although its message was delivered."""
+    deployment = deploy(cdcs())
+    at_work = []
+
+    class Unlucky:
+        def apply_async(self) -> NoReturn:
+            if taken:
+                at_work.append(begun(deployment, "cdcs"))
+            raise ConnectionResetError
+
+    monkeypatch.setattr(dispatch_module, "canvas", lambda *_: Unlucky())
+    assert hand_over(deployment).broker_problem
+    expected = (AttemptState.STARTED, RunState.OPEN) if taken else (AttemptState.UNSENT, RunState.CLOSED)
+    assert [(row.state, row.run_state) for row in attempts_of(deployment)] == [expected]
+    for this in at_work:
+        finish(deployment, this, success("cdcs"))
+        assert settle(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+
+
 def test_a_run_that_goes_on_is_not_lost(deploy: Deploy, broker_url: str) -> None:
     deployment = deploy(cdcs(), elabftw())
     hand_over(deployment)
     empty_broker(broker_url)
-    pass_time(deployment, 119)
+    pass_time(deployment, 90)
     try_once(deployment, "cdcs")
-    pass_time(deployment, 119)
+    pass_time(deployment, 90)
     assert send(deployment) == 0
     this = begun(deployment, "elabftw")
     pass_time(deployment, 80, this)
@@ -310,6 +487,22 @@ def test_one_record_at_a_time_runs_alone_over_all_workers_and_stops_nobody_else(
     work(deployment, "cdcs", record_id=1)
     assert send(deployment) == 1
     assert kinds(deployment, 2) == [RunKind.ALONE]
+
+
+def test_a_suspect_whose_queue_nobody_reads_does_not_keep_the_others_from_their_turn(deploy: Deploy) -> None:
+    deployment = deploy(cdcs(), elabftw(depends_on=()))
+    for name in ("cdcs", "elabftw"):
+        operate.pause(deployment, name)
+    hand_over(deployment)
+    suspect(deployment, 1)
+    workers_read(deployment, "export.elabftw", "exports")
+    for name in ("cdcs", "elabftw"):
+        operate.resume(deployment, name)
+    assert attempt_states(deployment) == [("cdcs", AttemptState.PLANNED)]
+    wait_for_a_reader(deployment)
+    assert send(deployment) == 1
+    assert open_destinations(deployment) == {"elabftw"}
+    assert [row.run_kind for row in attempts_of(deployment)] == [RunKind.ALONE] * 2
 
 
 def test_a_record_that_runs_alone_respects_the_window(deploy: Deploy) -> None:

@@ -1,6 +1,7 @@
 """What operators ask for, and what they get: retry, abandon, backfill, a restored database."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -26,6 +27,9 @@ from tests.integration.delivery.by_hand import (
     finish,
     go_on,
     hand_over,
+    killed_after_commits,
+    labarchives,
+    log_of,
     message_for,
     open_destinations,
     raising,
@@ -38,6 +42,7 @@ from tests.integration.delivery.by_hand import (
     success,
     try_once,
     work,
+    work_again,
 )
 
 PENDING, WAITING = DeliveryState.PENDING, DeliveryState.WAITING
@@ -102,6 +107,63 @@ def test_retry_leaves_alone_what_was_skipped(deploy: Deploy) -> None:
     assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": SKIPPED}
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_retry_makes_nothing_due_that_the_strategy_does_not_want_any_more(deploy: Deploy, *, failed: bool) -> None:
+    """Under first_success eLabFTW holds the record: CDCS, which refused it, is not asked again."""
+    deployment = deploy(
+        cdcs(answer=raising(PermanentError("no"))), elabftw(depends_on=()), NX_EXPORT_STRATEGY="first_success"
+    )
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    send(deployment)
+    work(deployment, "elabftw")
+    before = everything(deployment)
+    assert operate.retry(deployment, None if failed else [SESSION], only_failed=failed) == 0
+    assert everything(deployment) == before
+
+
+@pytest.mark.parametrize(
+    ("sessions", "narrowed"), [(None, {"only_failed": True}), ([SESSION], {}), ([SESSION], {"destination": "elabftw"})]
+)
+def test_retry_takes_up_what_was_skipped_for_a_reason_that_is_gone(
+    deploy: Deploy, sessions: list[str] | None, narrowed: dict[str, Any]
+) -> None:
+    repository = cdcs(answer=raising(PermanentError("no")))
+    deployment = deploy(repository, elabftw(requires=("cdcs",), depends_on=()))
+    hand_over(deployment)
+    work(deployment, "cdcs", "elabftw")
+    repository.answer = None
+    assert operate.retry(deployment, [SESSION], destination="elabftw") == 0  # it would be skipped again
+    assert operate.retry(deployment, [SESSION], destination="cdcs") == 1
+    work(deployment, "cdcs")
+    assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": SKIPPED}
+    assert operate.retry(deployment, sessions, **narrowed) == 1
+    assert rows_of(deployment)["elabftw"].error_message is None
+    assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
+
+
+def test_retry_of_what_has_failed_takes_along_what_was_skipped_because_of_it(deploy: Deploy) -> None:
+    repository = cdcs(answer=raising(PermanentError("no")))
+    second = labarchives(requires=("cdcs",), depends_on=())
+    deployment = deploy(repository, second, elabftw(requires=("labarchives",), depends_on=()))
+    hand_over(deployment)
+    work(deployment, "cdcs", "labarchives", "elabftw")
+    assert states_of(deployment) == {"cdcs": FAILED, "labarchives": SKIPPED, "elabftw": SKIPPED}
+    repository.answer = None
+    assert operate.retry(deployment, None, only_failed=True) == 3
+    assert work(deployment, "cdcs", "labarchives", "elabftw").record_status is SessionStatus.COMPLETED
+
+
+def test_retry_goes_through_more_records_than_it_takes_at_once(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    deployment = deploy(cdcs(answer=raising(PermanentError("no"))))
+    hand_over(deployment, *records_to_export(5))
+    for record_id in range(1, 6):
+        work(deployment, "cdcs", record_id=record_id)
+    assert operate.retry(deployment, None, only_failed=True) == 5
+    assert all(open_destinations(deployment, record_id) == {"cdcs"} for record_id in range(1, 6))
+
+
 def test_retry_after_a_lost_answer_looks_up_before_it_creates(deploy: Deploy) -> None:
     made: list[str] = []
 
@@ -162,6 +224,38 @@ def test_abandoning_what_others_require_skips_them(deploy: Deploy) -> None:
     work(deployment, "cdcs", "elabftw")
     operate.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) == {"cdcs": FAILED, "elabftw": SKIPPED}
+
+
+@pytest.mark.parametrize("commits", range(3))
+def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_settles(
+    deploy: Deploy, commits: int
+) -> None:
+    deployment = deploy(cdcs(answer=raising(TransientError("away"))), elabftw(requires=("cdcs",), depends_on=()))
+    hand_over(deployment)
+    work(deployment, "cdcs", "elabftw")
+    with killed_after_commits(deployment, commits):
+        operate.abandon(deployment, SESSION, "cdcs")
+    assert states_of(deployment) in (
+        {"cdcs": WAITING, "elabftw": PENDING},
+        {"cdcs": FAILED, "elabftw": SKIPPED},
+    )
+
+
+def test_what_was_abandoned_stays_so_when_its_inputs_change_until_it_is_retried(deploy: Deploy) -> None:
+    repository = cdcs(answer=raising(TransientError("away")))
+    notebook = elabftw(answer=raising(TransientError("away")))
+    deployment = deploy(repository, notebook)
+    hand_over(deployment)
+    work(deployment, "cdcs", "elabftw")
+    operate.abandon(deployment, SESSION, "elabftw")
+    repository.answer = notebook.answer = None
+    work_again(deployment, "cdcs")
+    hand_over(deployment, REBUILT)
+    work(deployment, "cdcs")
+    assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": FAILED}
+    assert operate.retry(deployment, None, only_failed=True) == 0, "its session was not named"
+    assert operate.retry(deployment, [SESSION]) == 1
+    assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
 
 
 def test_abandoning_with_a_lost_answer_says_that_the_object_may_exist(deploy: Deploy) -> None:
@@ -267,6 +361,33 @@ def test_backfill_sends_older_records_to_a_new_destination(deploy: Deploy) -> No
     assert context.has_successful_export("cdcs")
 
 
+@pytest.mark.parametrize("commits", range(4))
+def test_backfill_sends_nothing_that_the_strategy_does_not_want_not_even_when_it_is_killed(
+    deploy: Deploy, commits: int
+) -> None:
+    earlier = deploy(cdcs(), NX_EXPORT_STRATEGY="first_success")
+    hand_over(earlier)
+    work(earlier, "cdcs")
+    deployment = deploy(cdcs(), elabftw(depends_on=()))
+    with killed_after_commits(deployment, commits):
+        operate.backfill(deployment, "elabftw")
+    assert send(deployment) == 0
+    there = set(states_of(deployment)) == {"cdcs", "elabftw"}
+    assert operate.backfill(deployment, "elabftw") == (0 if there else 1)
+    row = rows_of(deployment)["elabftw"]
+    assert (row.state, row.error_message) == (SKIPPED, "cdcs holds the record already")
+
+
+def test_backfill_goes_through_more_records_than_it_takes_at_once(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    hand_over(deploy(cdcs()), *records_to_export(5))
+    deployment = deploy(cdcs(), elabftw())
+    assert operate.backfill(deployment, "elabftw") == 5
+    assert {tuple(states_of(deployment, record_id)) for record_id in range(1, 6)} == {("cdcs", "elabftw")}
+
+
 def test_backfill_of_a_destination_that_is_not_enabled_is_refused(deploy: Deploy) -> None:
     with pytest.raises(OperateError, match="not enabled"):
         operate.backfill(deploy(cdcs(), elabftw(enabled=False)), "elabftw")
@@ -356,6 +477,20 @@ def test_after_a_restore_a_session_that_is_handed_over_again_is_looked_up_first(
     [record_id] = hand_over(deployment).record_ids
     assert work(deployment, "cdcs", record_id=record_id).record_status is SessionStatus.COMPLETED
     assert service.doubled == []
+
+
+@pytest.mark.parametrize("commits", range(3))
+def test_a_call_after_a_restore_that_is_killed_and_made_again_settles_what_the_backup_knew(
+    deploy: Deploy, commits: int
+) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    try_once(deployment, "cdcs")  # then the backup was made
+    with killed_after_commits(deployment, commits):
+        operate.after_restore(deployment)
+    operate.after_restore(deployment)
+    assert log_of(deployment) == [("cdcs", 1)]
+    assert status_of(deployment) is SessionStatus.COMPLETED
 
 
 def test_after_a_restore_an_old_message_finds_no_run(deploy: Deploy, service: Service) -> None:

@@ -116,6 +116,17 @@ def test_one_probe_goes_out_when_the_pause_is_over_and_not_before(deploy: Deploy
     assert send(deployment) == 0
 
 
+@pytest.mark.parametrize("strategy", ["all", "first_success"])
+def test_a_probe_of_one_destination_takes_no_record_that_goes_to_another_first(deploy: Deploy, strategy: str) -> None:
+    depends_on = () if strategy == "first_success" else ("cdcs",)
+    deployment = deploy(cdcs(), elabftw(depends_on=depends_on), NX_EXPORT_STRATEGY=strategy)
+    operate.pause(deployment, "elabftw")
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("UPDATE destination SET held = false, paused_at = now(), not_before = now()"))
+    hand_over(deployment)
+    assert open_destinations(deployment) == {"cdcs"}
+
+
 def test_a_probe_is_a_run_of_one_delivery_of_the_record_tried_longest_ago(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw())
     failing(deployment, 5)
@@ -185,9 +196,9 @@ def test_a_probe_that_fails_doubles_the_pause_and_is_not_tried_again_in_its_run(
     finish(deployment, this, AWAY)
     settle(deployment.engine, 1)
     make_waiting_due(deployment)
-    pass_time(deployment, 59)
+    pass_time(deployment, 45)
     assert send(deployment) == 0
-    pass_time(deployment, 2)
+    pass_time(deployment, 16)
     assert send(deployment) == 1
 
 

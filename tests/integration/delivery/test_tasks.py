@@ -1,14 +1,17 @@
 """The Celery tasks, run in this process: what they do between a message and the rows."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from sqlalchemy import text
 
+from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
+from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.deployment import Deployment
@@ -24,6 +27,7 @@ from tests.integration.delivery.by_hand import (
     elabftw,
     empty_broker,
     hand_over,
+    labarchives,
     log_of,
     message_for,
     messages_in,
@@ -47,6 +51,7 @@ def work_for(monkeypatch: pytest.MonkeyPatch) -> WorkFor:
     def at(deployment: Deployment) -> Deployment:
         monkeypatch.setattr(tasks, "get_settings", lambda: deployment.settings)
         monkeypatch.setattr(tasks, "get_destination", deployment.registry.get)
+        monkeypatch.setattr(tasks, "get_registry", lambda: deployment.registry)
         return deployment
 
     return at
@@ -196,6 +201,40 @@ def test_finalize_settles_archives_and_sends_what_is_due_next(deploy: Deploy, wo
     assert result["record_status"] == "COMPLETED"
     with transaction(deployment.engine) as connection:
         assert connection.execute(text("SELECT archived_at FROM record")).scalar_one() is not None
+
+
+def test_finalize_sends_what_is_due_next_although_a_document_cannot_be_moved(
+    deploy: Deploy, work_for: WorkFor, broker_url: str, tmp_path: Path
+) -> None:
+    deployment = work_for(deploy(cdcs(window=1)))
+    hand_over(deployment, *records_to_export(2))
+    take(deployment, message_for(deployment, "cdcs", 1))
+    empty_broker(broker_url)
+    (tmp_path / "records" / ARCHIVE_FOLDER).write_text("no folder")
+    finalized = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 1, "session": "session-1"})
+    assert finalized.result["record_status"] == "COMPLETED"
+    message_for(deployment, "cdcs", 2)
+
+
+def windows_of(deployment: Deployment) -> dict[str, int]:
+    with transaction(deployment.engine) as connection:
+        return {row.name: row.window for row in destinations.all_rows(connection)}
+
+
+def test_a_window_is_what_the_settings_of_the_workers_that_dispatch_say(deploy: Deploy, work_for: WorkFor) -> None:
+    hand_over(deploy(cdcs(), elabftw(), NX_WINDOWS="cdcs=2"), *records_to_export(3))
+    changed = work_for(deploy(cdcs(), elabftw(), labarchives(), NX_WINDOWS="cdcs=32,labarchives=3"))
+    changed.app.tasks["dispatch"].apply()
+    assert windows_of(changed) == {"cdcs": 32, "elabftw": 16}  # no record was ever sent to LabArchives
+    assert messages_in(changed.settings.broker_url, "export.cdcs") == {"export.cdcs": 3}
+
+
+def test_a_builder_that_knows_nothing_of_a_window_leaves_it_as_it_is(deploy: Deploy) -> None:
+    deployment = deploy(cdcs(), NX_WINDOWS="cdcs=32")
+    hand_over(deployment)
+    builder = deploy(cdcs(), elabftw())
+    hand_over(builder, *records_to_export(1))
+    assert windows_of(builder) == {"cdcs": 32, "elabftw": 16}
 
 
 def test_a_destination_that_this_worker_does_not_know_is_a_configuration_failure(

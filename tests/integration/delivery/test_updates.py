@@ -24,6 +24,7 @@ from tests.integration.delivery.by_hand import (
     finish,
     go_on,
     hand_over,
+    killed_after_commits,
     log_of,
     open_destinations,
     raising,
@@ -112,6 +113,18 @@ def test_a_rebuilt_record_is_brought_up_to_date_in_place(deploy: Deploy) -> None
         assert plugin.contexts[1].checkpoint is not plugin.contexts[0].checkpoint
     assert send(deployment) == 0
     assert archive.sweep(deployment.engine, deployment.settings) == 1
+
+
+@pytest.mark.parametrize("commits", range(5))
+def test_a_builder_that_is_killed_at_any_moment_loses_no_rebuild(deploy: Deploy, commits: int) -> None:
+    deployment = deploy(cdcs())
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    with killed_after_commits(deployment, commits):
+        hand_over(deployment, REBUILT)
+    replaced = everything(deployment)["record"][0][8] == sha256_of(REBUILT.xml)
+    send(deployment)  # beat's
+    assert open_destinations(deployment) == ({"cdcs"} if replaced else set())
 
 
 def test_what_was_corrected_about_a_session_goes_with_its_rebuilt_record(deploy: Deploy) -> None:

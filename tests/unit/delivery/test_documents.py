@@ -16,6 +16,7 @@ from nexus_tasks.delivery.documents import (
     store,
 )
 from nexus_tasks.exporters.base import TransientError
+from tests.full_disk import full_disk
 
 CONTENT = "<Experiment>Größe</Experiment>\r\n".encode()
 SHA256 = documents.sha256_of(CONTENT)
@@ -74,14 +75,23 @@ def test_storing_puts_a_damaged_document_right(folder: Path) -> None:
     assert locate(folder, name, SHA256).read_bytes() == CONTENT
 
 
-def test_a_failed_write_leaves_no_document(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(_: int) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match="no space left"):
         store(folder, TITLE, CONTENT)
-    assert not [name for name in files_in(folder) if name.endswith(".xml")]
+    assert files_in(folder) == []
+
+
+def test_on_a_full_disk_a_damaged_document_stays_as_it_was_and_nothing_is_added(folder: Path) -> None:
+    name = store(folder, TITLE, CONTENT)
+    (folder / name).write_bytes(b"half of i")
+    with full_disk(room=10), pytest.raises(StoreError, match="File too large"):
+        store(folder, TITLE, CONTENT)
+    assert files_in(folder) == [name]
+    assert (folder / name).read_bytes() == b"half of i"
 
 
 def test_what_cannot_be_stored_is_told_with_the_settings_that_say_where(tmp_path: Path) -> None:

@@ -265,6 +265,13 @@ def test_first_success_goes_to_one_at_a_time_and_moves_on_after_a_failure(
     assert planned(one_of(**states)) == ({1: stages} if stages else {})
 
 
+def test_first_success_sends_to_no_other_destination_once_one_holds_the_record() -> None:
+    assert planned(one_of(labarchives=SUCCEEDED)) == {}
+    update = replace(delivery("labarchives", PENDING), succeeded_at=EARLIER)
+    higher, lower = delivery("higher", priority=95), delivery("elabftw", depends_on=())
+    assert planned(record(higher, update, lower, strategy=Strategy.FIRST_SUCCESS)) == {1: [["labarchives"]]}
+
+
 def test_first_success_does_not_skip_a_destination_for_lack_of_room() -> None:
     assert planned(one_of(), room=WIDE | {"cdcs": 0}) == {}
 
@@ -311,6 +318,12 @@ def test_first_success_starts_no_other_destination_while_it_is_unknown_what_one_
     unresolved = delivery("cdcs", WAITING, next_attempt_at=next_attempt_at, unresolved=True)
     rows = record(unresolved, delivery("labarchives"), delivery("elabftw"), strategy=Strategy.FIRST_SUCCESS)
     assert planned(rows, paused=paused) == ({1: stages} if stages else {})
+
+
+def test_first_success_is_not_stuck_behind_a_dependency_that_is_due_again() -> None:
+    """CDCS was abandoned, a worker died in eLabFTW, and a rebuild has made CDCS due again."""
+    rows = record(delivery("cdcs"), delivery("elabftw", unresolved=True), strategy=Strategy.FIRST_SUCCESS)
+    assert planned(rows) == {1: [["elabftw"]]}
 
 
 def test_first_success_goes_on_after_one_was_given_up_with_an_unknown_outcome() -> None:

@@ -1,13 +1,17 @@
 from collections.abc import Collection
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import pytest
 
 from nexus_tasks.db.rows import AttemptRow, OverdueRun
-from nexus_tasks.delivery.recovery import DEATHS_ALONE, Loss, death_message, judge
-from nexus_tasks.states import AttemptState, RunKind, RunState
+from nexus_tasks.delivery.recovery import DEATHS_ALONE, UNREAD_PATIENCE, Loss, Waits, death_message, judge
+from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
 
 TOKEN = UUID(int=7)
+SECOND = timedelta(seconds=1)
 ENDED = [state for state in AttemptState if state.ended]
 
 
@@ -37,13 +41,21 @@ def attempt(
     )
 
 
-def judged(*attempts: AttemptRow, queued: Collection[str] = (), kind: RunKind = RunKind.NORMAL) -> Loss | None:
-    return judge(OverdueRun(1, 1, kind, attempts), lambda row: row.destination in queued)
+def judged(
+    *attempts: AttemptRow,
+    queued: Collection[str] = (),
+    unread: Collection[str] = (),
+    kind: RunKind = RunKind.NORMAL,
+    state: RunState = RunState.OPEN,
+    overdue_for: timedelta = SECOND,
+) -> Loss | Waits:
+    run = OverdueRun(1, 1, kind, state, overdue_for, attempts)
+    return judge(run, lambda row: row.destination in queued, lambda row: row.destination not in unread)
 
 
 def lost(*attempts: AttemptRow, queued: Collection[str] = (), kind: RunKind = RunKind.NORMAL) -> Loss:
     loss = judged(*attempts, queued=queued, kind=kind)
-    assert loss is not None
+    assert isinstance(loss, Loss)
     return loss
 
 
@@ -52,9 +64,35 @@ IN_A_TRY = attempt(2, AttemptState.STARTED, in_a_try=True)
 BETWEEN_TRIES = attempt(3, AttemptState.STARTED)
 
 
-def test_a_run_whose_message_may_still_wait_is_left_alone() -> None:
-    assert judged(PLANNED, queued={"d1"}) is None
-    assert judged(PLANNED, IN_A_TRY, BETWEEN_TRIES, queued={"d1"}) is None
+@pytest.mark.parametrize("kind", RunKind)
+def test_a_run_whose_message_may_still_wait_is_left_alone(kind: RunKind) -> None:
+    """One that runs alone too: its message may stand behind many, and one that came too early would never be tried."""
+    for others in ((), (IN_A_TRY, BETWEEN_TRIES)):
+        assert judged(PLANNED, *others, queued={"d1"}, kind=kind, overdue_for=10 * UNREAD_PATIENCE) is (
+            Waits.FOR_ITS_TURN
+        )
+
+
+@pytest.mark.parametrize("kind", RunKind)
+def test_a_queue_that_nobody_reads_is_waited_for_some_minutes(kind: RunKind) -> None:
+    judged_after = partial(judged, PLANNED, BETWEEN_TRIES, queued={"d1"}, unread={"d1"}, kind=kind)
+    assert judged_after(overdue_for=UNREAD_PATIENCE - SECOND) is Waits.FOR_A_READER
+    assert judged_after(overdue_for=UNREAD_PATIENCE) == Loss(unsent=(BETWEEN_TRIES,), queued=(PLANNED,))
+
+
+def test_one_queue_that_is_read_is_reason_enough_to_wait() -> None:
+    other = attempt(4, AttemptState.PLANNED)
+    assert judged(PLANNED, other, queued={"d1", "d4"}, unread={"d1"}, overdue_for=UNREAD_PATIENCE) is Waits.FOR_ITS_TURN
+
+
+def test_nobody_waits_for_the_message_of_a_delivery_that_was_given_up() -> None:
+    given_up = replace(PLANNED, delivery_state=DeliveryState.FAILED)
+    assert judged(given_up, BETWEEN_TRIES, queued={"d1"}) == Loss(unsent=(BETWEEN_TRIES,), queued=(given_up,))
+
+
+def test_a_message_of_a_lost_run_keeps_its_place_until_it_is_gone() -> None:
+    assert judged(PLANNED, queued={"d1"}, state=RunState.LOST) == Loss(queued=(PLANNED,))
+    assert judged(PLANNED, state=RunState.LOST) == Loss(unsent=(PLANNED,))
 
 
 def test_a_message_that_waits_in_another_queue_does_not_count() -> None:

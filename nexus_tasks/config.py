@@ -5,6 +5,7 @@ for snippets and plugins. Secrets are `SecretStr`: they never show in `repr`, lo
 """
 
 import logging
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import Strategy
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SettingsError(Exception):
+class SettingsError(PlainError):
     """A setting is missing or wrong; the message is one plain sentence per setting, naming it."""
 
 
@@ -68,6 +70,33 @@ def _no_pair(part: str) -> bool:
     raise ValueError(f"must be destination=number, separated by commas, not {part!r}")
 
 
+def _split_proxies(value: Any) -> Any:
+    """As `_split_pairs`, but what is no pair is not repeated: it may hold a password."""
+    if isinstance(value, str):
+        return {name: address for name, _, address in (part.partition("=") for part in _split_commas(value))}
+    return value
+
+
+def _proxies(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    if not all(name and _is_proxy(address.get_secret_value()) for name, address in value.items()):
+        msg = (
+            "must be destination=http://host:port, separated by commas; user and password of a proxy go before its "
+            "host, http://user:password@host:port, percent-encoded"
+        )
+        raise ValueError(msg)
+    return value
+
+
+def _is_proxy(address: str) -> bool:
+    """TLS to the proxy itself is left out: the calls that matter have their own, through it."""
+    try:
+        parts = urlsplit(address)
+        whole = parts.scheme == "http" and parts.hostname and parts.port
+    except ValueError:
+        return False
+    return bool(whole) and not any((parts.path.strip("/"), parts.query, parts.fragment))
+
+
 def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -103,6 +132,7 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 Numbers = Annotated[list[float], NoDecode, BeforeValidator(_split_commas)]
 Windows = Annotated[dict[str, Annotated[int, Field(ge=1)]], NoDecode, BeforeValidator(_split_pairs)]
 Intervals = Annotated[dict[str, Annotated[float, Field(ge=0, le=60)]], NoDecode, BeforeValidator(_split_pairs)]
+Proxies = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_split_proxies), AfterValidator(_proxies)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_commas)]
 Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
@@ -220,6 +250,9 @@ class Settings(BaseSettings):
     NX_CONNECT_TIMEOUT: float = Field(default=5, gt=0, description="seconds to reach a service")
     NX_CALL_DEADLINE: float = Field(default=60, gt=0, description="seconds that one call may take in all")
     NX_CA_BUNDLE: OptionalPath = Field(default=None, description="certificates to trust, instead of the system's")
+    NX_PROXIES: Proxies = Field(
+        default={}, description="proxies to call services through: labarchives=http://proxy.example.org:3128"
+    )
 
     # --- CDCS
     NX_CDCS_URL: OptionalAddress = Field(default=None, description="CDCS's address")
@@ -275,10 +308,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's, which says nothing when it fails
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Where values come from, the strongest first: arguments, the environment, `.env`, files of NX_SECRETS_DIR."""
-        named = {**dotenv_settings(), **env_settings(), **init_settings()}
+        """Where values come from, the strongest first: arguments, the environment, `.env`, files of NX_SECRETS_DIR.
+
+        A variable that is there and empty stands for the default, whatever `.env` says: so a sandbox shuts it out.
+        """
+        dotenv = {name: value for name, value in dotenv_settings().items() if name not in os.environ}
+        named = {**dotenv, **env_settings(), **init_settings()}
         files = _secrets(str(named.get("NX_SECRETS_DIR") or ""), cls.model_fields)
-        return init_settings, env_settings, dotenv_settings, InitSettingsSource(settings_cls, files)
+        return init_settings, env_settings, *(InitSettingsSource(settings_cls, values) for values in (dotenv, files))
 
     @field_validator("NX_DATABASE_URL")
     @classmethod

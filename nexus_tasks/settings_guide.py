@@ -68,6 +68,7 @@ GUIDE: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "NX_CONNECT_TIMEOUT": ("s", NEVER),
         "NX_CALL_DEADLINE": ("s", "up, where large previews go over a slow line"),
         "NX_CA_BUNDLE": ("file", "when a service's certificate is signed by your own authority"),
+        "NX_PROXIES": ("URLs, secret", "where workers reach a service through a proxy only; `HTTPS_PROXY` is not read"),
     },
     "CDCS": {
         "NX_CDCS_URL": ("URL", "to send records to CDCS"),
@@ -80,7 +81,10 @@ GUIDE: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "eLabFTW": {
         "NX_ELABFTW_URL": ("URL", "to send records to eLabFTW"),
         "NX_ELABFTW_API_KEY": ("secret", "with it"),
-        "NX_ELABFTW_EXPERIMENT_CATEGORY": ("number", "to have them sorted; `destinations --check` lists the numbers"),
+        "NX_ELABFTW_EXPERIMENT_CATEGORY": (
+            "number",
+            "to have them sorted; set any number, and `destinations --check` names those that there are",
+        ),
         "NX_ELABFTW_EXPERIMENT_STATUS": ("number", "likewise"),
     },
     "LabArchives": {

@@ -8,10 +8,6 @@ import click
 import typer
 
 from nexus_tasks import __version__
-from nexus_tasks.builder.files import DataFolderError
-from nexus_tasks.builder.foreign_previews import PreviewError
-from nexus_tasks.builder.readers import ReaderStartError
-from nexus_tasks.builder.schema import InvalidRecordError
 from nexus_tasks.cli import (
     build,
     database,
@@ -27,33 +23,8 @@ from nexus_tasks.cli import (
     settings,
     status,
 )
-from nexus_tasks.cli.output import CommandError, errors
-from nexus_tasks.config import SettingsError
-from nexus_tasks.db.engine import DatabaseError
-from nexus_tasks.delivery.dispatch import BrokerError
-from nexus_tasks.delivery.documents import StoreError
-from nexus_tasks.delivery.enqueue import EnqueueError
-from nexus_tasks.delivery.freeze import DependencyCycleError
-from nexus_tasks.delivery.operate import OperateError
-from nexus_tasks.sandbox import SandboxNotInstalledError
-from nexus_tasks.sandbox.processes import ProcessError
-
-KNOWN_ERRORS = (
-    BrokerError,
-    CommandError,
-    DatabaseError,
-    DataFolderError,
-    DependencyCycleError,
-    EnqueueError,
-    InvalidRecordError,
-    OperateError,
-    PreviewError,
-    ProcessError,
-    ReaderStartError,
-    SandboxNotInstalledError,
-    SettingsError,
-    StoreError,
-)
+from nexus_tasks.cli.output import errors
+from nexus_tasks.plain_error import PlainError
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -99,7 +70,7 @@ def main() -> None:
     """Run the command line; exit status 0 only when what was asked for holds."""
     try:
         cli()
-    except KNOWN_ERRORS as error:
+    except PlainError as error:
         for line in str(error).splitlines():
             errors.print(f"Error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -12,7 +12,7 @@ from nexus_tasks.db import migrate
 from nexus_tasks.delivery import operate
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.integrations import nexuslims_import
-from nexus_tasks.integrations.nexuslims_database import NexusLimsDatabaseError, read
+from nexus_tasks.integrations.nexuslims_database import read
 
 cli = typer.Typer(no_args_is_help=True, help="Bring the database up to date, or check it.")
 
@@ -53,11 +53,7 @@ def import_nexuslims(
     folder = records or deployment.settings.records_path
     if records is not None and not records.is_dir():
         raise CommandError(f"There is no folder {records}: --records names NexusLIMS's folder of records.")
-    try:
-        database = read(file)
-    except NexusLimsDatabaseError as error:
-        raise CommandError(str(error)) from error
-    imported = nexuslims_import.take_over(deployment, database, folder, dry_run=dry_run)
+    imported = nexuslims_import.take_over(deployment, read(file), folder, dry_run=dry_run)
     if json:
         print_json({**imported.document(), "dry_run": dry_run})
         return

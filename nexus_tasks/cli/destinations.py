@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from nexus_tasks.cli.output import Json, console, errors, print_json
+from nexus_tasks.cli.output import Json, console, errors, print_json, print_warnings
 from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.delivery import operate
 from nexus_tasks.delivery.turns import Turns
@@ -18,7 +18,7 @@ from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.checkup import Finding, check_settings, check_up
 from nexus_tasks.exporters.http import before_each_call
-from nexus_tasks.monitoring.wellbeing import wellbeing
+from nexus_tasks.monitoring.wellbeing import unwell, wellbeing
 
 cli = typer.Typer(invoke_without_command=True, help="Show the destinations; check, stop, start or backfill one.")
 
@@ -34,13 +34,16 @@ def show(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show every destination with ✓ or ✗ and the reason; fails when one that is enabled is not as it should be."""
+    """Show every destination with ✓ or ✗ and the reason; fails when one that has settings is not as it should be."""
     if context.invoked_subcommand is not None:
         return
     deployment = current_deployment()
     health, database_problem = _health(deployment)
     enabled = {destination.name for destination in deployment.registry.enabled}
-    found = [_document(destination, enabled, health) for destination in deployment.registry.destinations]
+    half_configured = {destination.name for destination in deployment.registry.half_configured}
+    found = [
+        _document(destination, enabled, half_configured, health) for destination in deployment.registry.destinations
+    ]
     findings = dict(_findings(deployment, paced=not database_problem)) if check else {}
     problems = [str(problem) for problem in deployment.registry.problems]
     if json:
@@ -55,7 +58,7 @@ def show(
         for problem in [*problems, *database_problem]:
             errors.print(problem, style="red", markup=False, soft_wrap=True)
     failed = any(finding.ok is False for each in findings.values() for finding in each)
-    if problems or failed or any(row["enabled"] and not row["valid"] for row in found):
+    if problems or failed or any((row["enabled"] or row["half_configured"]) and not row["valid"] for row in found):
         raise typer.Exit(1)
 
 
@@ -76,16 +79,22 @@ def resume(destination: str) -> None:
 @cli.command()
 def backfill(destination: str) -> None:
     """Send the older records to a destination that is new."""
-    count = operate.backfill(current_deployment(), destination)
+    deployment = current_deployment()
+    count = operate.backfill(deployment, destination)
     console.print(f"{count} records go to {escape(destination)}.")
+    if count:
+        print_warnings(unwell(deployment))
 
 
-def _document(destination: ExportDestination, enabled: Container[str], health: Mapping[str, str]) -> dict[str, Any]:
+def _document(
+    destination: ExportDestination, enabled: Container[str], half_configured: Container[str], health: Mapping[str, str]
+) -> dict[str, Any]:
     valid, reason = check_settings(destination)
     return {
         "destination": destination.name,
         "priority": destination.priority,
         "enabled": destination.name in enabled,
+        "half_configured": destination.name in half_configured,
         "valid": valid,
         "reason": reason,
         "health": health.get(destination.name, ""),
@@ -96,14 +105,14 @@ def _table(found: list[dict[str, Any]]) -> Table:
     table = Table("destination", "priority", "enabled", "settings", "health", box=box.SIMPLE_HEAD, pad_edge=False)
     for row in found:
         mark = MARKS[True] if row["valid"] else f"{MARKS[False]} {escape(str(row['reason']))}"
-        enabled = "yes" if row["enabled"] else "no"
+        enabled = "yes" if row["enabled"] else "incomplete" if row["half_configured"] else "no"
         table.add_row(row["destination"], str(row["priority"]), enabled, mark, escape(row["health"]))
     return table
 
 
 def _findings(deployment: Deployment, *, paced: bool) -> Iterator[tuple[str, list[Finding]]]:
-    """What each enabled destination says; without a database there are no turns to take."""
-    for destination in deployment.registry.enabled:
+    """What each destination says that is to take part; without a database there are no turns to take."""
+    for destination in [*deployment.registry.half_configured, *deployment.registry.enabled]:
         with _pace(deployment, destination) if paced else nullcontext():
             yield destination.name, list(check_up(destination))
 
@@ -113,7 +122,7 @@ def _pace(deployment: Deployment, destination: ExportDestination) -> Iterator[No
     """The calls of a check keep the destination's interval, beside those of the workers."""
     turns = Turns.of(deployment.engine, destination, deployment.settings, stays=True)
     try:
-        with before_each_call(lambda _: turns.take()):
+        with before_each_call(turns.take):
             yield
     finally:
         turns.leave_floor()

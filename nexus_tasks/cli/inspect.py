@@ -6,7 +6,6 @@ Needs neither database nor broker.
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 from rich import box
@@ -17,6 +16,7 @@ from nexus_tasks.builder.files import DataFile
 from nexus_tasks.builder.readers import Dataset, Fact, FileReader
 from nexus_tasks.builder.readers.base import ACQUISITION_TIME
 from nexus_tasks.cli.output import CommandError, Json, console, print_json, print_warnings
+from nexus_tasks.cli.times import zone
 
 
 def inspect(
@@ -31,10 +31,13 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what the readers see in a file: type, date, facts with units, and what is wrong with it."""
-    zone = _zone(timezone)
+    instrument_zone = zone(timezone)
     found = _data_file(file)
     with FileReader() as reader:
-        datasets = reader.read(found, zone=zone)
+        try:
+            datasets = reader.read(found, zone=instrument_zone)
+        except OSError as error:
+            raise CommandError(f"{file} cannot be read now: {error.strerror}. Check the disk or share.") from error
         print_warnings(reader.remarks)
     written = None if preview is None else _write(datasets[0], preview)
     if json:
@@ -47,13 +50,6 @@ def inspect(
         raise typer.Exit(1)
     if preview is not None and not json:
         console.print(f"Preview written to {preview}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise CommandError(f"There is no time zone {name}: use an IANA name such as Europe/Berlin.") from error
 
 
 def _data_file(path: Path) -> DataFile:

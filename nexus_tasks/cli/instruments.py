@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from nexus_tasks.cli.output import CommandError, Json, console, print_json
+from nexus_tasks.cli.times import zone
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow
@@ -38,7 +38,7 @@ def add(
     if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
         raise CommandError(f"The folder {folder} must be relative to NX_INSTRUMENT_DATA_PATH and stay inside it.")
     if timezone is not None:
-        _check_zone(timezone)
+        zone(timezone)  # it must be one
     if clock_offset is not None and not abs(clock_offset) <= LARGEST_CLOCK_OFFSET:  # nor is NaN
         raise CommandError(f"The clock offset {clock_offset:g} is not a number of seconds below a year.")
     named = {
@@ -69,10 +69,3 @@ def list_(*, json: Json = False) -> None:
         cells = (row.instrument_pid, row.display_name, row.location, row.filestore_path, row.timezone, ahead)
         table.add_row(*(escape(cell or "") for cell in cells))
     console.print(table)
-
-
-def _check_zone(timezone: str) -> None:
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise CommandError(f"There is no time zone {timezone}: use an IANA name such as Europe/Berlin.") from error

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nexus_tasks.monitoring.status import RUNNING, DeliveryStatus, SessionView
+from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import DeliveryState, SessionStatus
 
 console = Console()
@@ -35,7 +36,7 @@ STYLES = {
 }
 
 
-class CommandError(Exception):
+class CommandError(PlainError):
     """What was asked for cannot be done; the message is one line that says what to do instead."""
 
 

@@ -1,4 +1,7 @@
-"""`nexus-tasks sandbox`: the embedded services, left running; and faults for the stand-ins."""
+"""`nexus-tasks sandbox`: the embedded services, left running; and faults for the stand-ins.
+
+What it needs is imported where it is used: the extra `sandbox` is missing where nexus-tasks is installed for work.
+"""
 
 import json as json_module
 from pathlib import Path
@@ -10,9 +13,6 @@ from rich.markup import escape
 
 from nexus_tasks.cli.output import CommandError, Json, console, print_json
 from nexus_tasks.db import migrate
-from nexus_tasks.sandbox.processes import stop_stale
-from nexus_tasks.sandbox.sandbox import ENVIRONMENT_FILE, MARKER, Sandbox, service_urls
-from nexus_tasks.sandbox.services import client
 
 cli = typer.Typer(no_args_is_help=True, help="Embedded PostgreSQL, Valkey and stand-ins for the three services.")
 
@@ -22,6 +22,9 @@ Folder = Annotated[Path, typer.Option("--dir", help="The sandbox's folder.")]
 @cli.command()
 def up(folder: Folder) -> None:
     """Start a fresh sandbox and leave it running; DIR/env holds the settings that lead to it."""
+    from nexus_tasks.sandbox.process_record import stop_stale
+    from nexus_tasks.sandbox.sandbox import ENVIRONMENT_FILE, Sandbox, service_urls
+
     sandbox = Sandbox.fresh(folder)
     try:
         sandbox.start()
@@ -37,6 +40,9 @@ def up(folder: Folder) -> None:
 @cli.command()
 def down(folder: Folder) -> None:
     """Stop what runs in the folder; the files stay."""
+    from nexus_tasks.sandbox.process_record import stop_stale
+    from nexus_tasks.sandbox.sandbox import MARKER
+
     if not (folder / MARKER).is_file():
         raise CommandError(f"There is no sandbox in {folder}.")
     ended = stop_stale(folder)
@@ -62,6 +68,8 @@ def fault(
     clear: Annotated[bool, typer.Option("--clear", help="Take all faults of this stand-in away.")] = False,
 ) -> None:
     """Make a stand-in misbehave, or behave again."""
+    from nexus_tasks.sandbox.services import client
+
     url = _url(folder, destination)
     if not clear and kind is None:
         raise CommandError("Say which fault with --kind, or --clear.")
@@ -91,6 +99,8 @@ def fault(
 @cli.command()
 def calls(destination: str, folder: Folder, *, json: Json = False) -> None:
     """Show what a stand-in was asked."""
+    from nexus_tasks.sandbox.services import client
+
     url = _url(folder, destination)
     try:
         counted = client.calls(url)
@@ -107,6 +117,8 @@ def _silent(destination: str, url: str) -> CommandError:
 
 
 def _url(folder: Path, destination: str) -> str:
+    from nexus_tasks.sandbox.sandbox import service_urls
+
     urls = service_urls(folder)
     if destination not in urls:
         raise CommandError(f"There is no stand-in for {destination}: choose one of {', '.join(urls)}.")

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import Connection
 
 from nexus_tasks.builder.session_details import SessionDetails, SessionDetailsError
 from nexus_tasks.cli.output import CommandError, Json, coloured, console, print_json
@@ -48,11 +49,17 @@ def check_known(deployment: Deployment, identifiers: list[str] | None) -> list[s
     if not identifiers:
         return None
     with transaction(deployment.engine) as connection:
-        known = {row.session_identifier for row in sessions.sessions(connection, identifiers)}
+        _known(connection, identifiers)
+    return identifiers
+
+
+def _known(connection: Connection, identifiers: Sequence[str]) -> list[SessionRow]:
+    rows = sessions.sessions(connection, identifiers)
+    known = {row.session_identifier for row in rows}
     for identifier in identifiers:
         if identifier not in known:
             raise CommandError(f"There is no session {identifier}: see `nexus-tasks sessions list`.")
-    return identifiers
+    return rows
 
 
 @cli.command()
@@ -126,14 +133,12 @@ def describe(
     if not said:
         raise CommandError("Say what to change, for example with --title: see `nexus-tasks sessions describe --help`.")
     with transaction(current_deployment().engine) as connection:
-        rows = sessions.sessions(connection, [session])
-        if not rows:
-            raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
+        [row] = _known(connection, [session])
         sessions.add_one_at_a_time(connection)  # what two say at once is all kept
         details = _changed(sessions.details(connection, [session]).get(session, {}), said)
         sessions.set_details(connection, session, details)
     console.print(f"Session {escape(session)} is described.")
-    if has_record(rows[0]):
+    if has_record(row):
         _say_rebuild([session])
 
 
@@ -176,10 +181,8 @@ def list_(*, json: Json = False) -> None:
 def show(session: str, *, json: Json = False) -> None:
     """Show one session."""
     with transaction(current_deployment().engine) as connection:
-        rows = sessions.sessions(connection, [session])
+        rows = _known(connection, [session])
         details = sessions.details(connection, [session]).get(session, {})
-    if not rows:
-        raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
     if json:
         print_json([{**row.__dict__, "details": details} for row in rows])
         return

@@ -6,10 +6,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nexus_tasks.cli.output import CommandError, Json, console, print_json, sessions_table
+from nexus_tasks.cli.output import Json, console, print_json, sessions_table
+from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
-from nexus_tasks.db import sessions, upload_log
+from nexus_tasks.db import upload_log
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.troubles import troubles
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.attention import Finding, attention, database_of_another_version
 from nexus_tasks.monitoring.status import SessionView, view
@@ -19,6 +21,9 @@ def status(
     session: Annotated[str | None, typer.Argument(help="Only this session.")] = None,
     *,
     follow: Annotated[bool, typer.Option("--watch", help="Follow until nothing is going on any more.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only sessions with something that failed, or has failed for a day.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only say what needs attention; exit status 1 when anything does.")
     ] = False,
@@ -33,12 +38,15 @@ def status(
     if other_version:
         _show([], [other_version], json=json)
         raise typer.Exit(1)
-    wanted = [session] if session else None
-    views = view(deployment.engine, deployment.settings, wanted)
-    if session and not views:
-        raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
-    if follow:
-        views = watch(deployment, wanted, until=at_rest, live=not json)
+    wanted = check_known(deployment, [session] if session else None)
+    if failed:
+        with transaction(deployment.engine) as connection:
+            wanted = [each for each in troubles(connection).sessions if wanted is None or each in wanted]
+    views = (
+        watch(deployment, wanted, until=at_rest, live=not json)
+        if follow
+        else view(deployment.engine, deployment.settings, wanted)
+    )
     _show(views, attention(deployment), json=json)
 
 
@@ -72,9 +80,9 @@ def _documents(findings: list[Finding]) -> list[dict[str, str]]:
 
 def log(session: Annotated[str, typer.Argument(help="Session identifier.")], *, json: Json = False) -> None:
     """Show a session's upload log, newest first."""
-    with transaction(current_deployment().engine) as connection:
-        if not sessions.sessions(connection, [session]):
-            raise CommandError(f"There is no session {session}: see `nexus-tasks sessions list`.")
+    deployment = current_deployment()
+    check_known(deployment, [session])
+    with transaction(deployment.engine) as connection:
         rows = upload_log.of_session(connection, session)
     if json:
         print_json([row.__dict__ for row in rows])

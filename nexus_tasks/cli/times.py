@@ -1,9 +1,17 @@
 """Times as people write them: on the command line and in files of sessions."""
 
 from datetime import datetime
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nexus_tasks.cli.output import CommandError
+
+
+def zone(name: str) -> ZoneInfo:
+    """The time zone of that IANA name. Raises `CommandError`."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise CommandError(f"There is no time zone {name}: use an IANA name such as Europe/Berlin.") from error
 
 
 def moment(text: str, zone: ZoneInfo) -> datetime:

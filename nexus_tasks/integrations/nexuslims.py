@@ -18,27 +18,17 @@ from zoneinfo import ZoneInfo
 from nexus_tasks.builder import foreign_previews, record_xml
 from nexus_tasks.builder.deciding_schema import RecordJudge
 from nexus_tasks.builder.record_xml import ActivityPaths
-from nexus_tasks.builder.schema import InvalidRecordError
-from nexus_tasks.config import SettingsError
 from nexus_tasks.db import sessions
-from nexus_tasks.db.engine import DatabaseError, transaction
-from nexus_tasks.delivery.enqueue import EnqueueError, HandedOver, RecordToExport, export_records
-from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportResult
+from nexus_tasks.plain_error import PlainError
 
 NAME = "nexus_tasks"  # as which NexusLIMS's upload log knows it
 PROGRAM = "python -m nexus_tasks.integrations.nexuslims"
-KNOWN_ERRORS = (
-    DatabaseError,
-    DependencyCycleError,
-    EnqueueError,
-    InvalidRecordError,
-    OSError,
-    foreign_previews.PreviewError,
-    SettingsError,
-)
+KNOWN_ERRORS = (PlainError, OSError)
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,15 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import SessionStatus
 
-# Of NexusLIMS's own migrations, as `alembic_version` names them; up to 2.3 there was none, or the first.
-KNOWN_REVISIONS = {"v1_4_3", "v2_4_0a", "v2_4_0b", "v2_5_0a", "v2_5_0b"}
+# Of NexusLIMS's own migrations, as `alembic_version` names them; up to 2.3 there was none, or the first. Before its
+# release 2.4, two of them had other names, and three before that.
+KNOWN_REVISIONS = {"v1_4_3", "v2_4_0a", "v2_4_0b", "v2_5_0a", "v2_5_0b"} | {
+    *("v2_4_0_1", "v2_4_0_2"),
+    *("57f0798d0c6d", "0ea2bc3d2ebe", "2e1408e573b1"),
+}
 NEEDED_COLUMNS = {
     "instruments": {"instrument_pid", "api_url", "calendar_url", "location", "property_tag", "filestore_path"}
     | {"harvester", "timezone"},
@@ -32,7 +37,7 @@ UPLOAD_COLUMNS = {"session_identifier", "destination_name", "success", "timestam
 EVENT_TYPES = {"START", "END", "RECORD_GENERATION"}
 
 
-class NexusLimsDatabaseError(Exception):
+class NexusLimsDatabaseError(PlainError):
     """The file cannot be taken over; the message says what it is instead, or what to do."""
 
 
@@ -115,7 +120,6 @@ class NexusLimsDatabase:
     sessions: tuple[Session, ...]
     uploads: tuple[Upload, ...]
     skipped: tuple[Skipped, ...]
-    has_upload_log: bool
 
 
 def read(file: Path) -> NexusLimsDatabase:
@@ -126,15 +130,12 @@ def read(file: Path) -> NexusLimsDatabase:
         skipped: list[Skipped] = []
         instruments = {row.instrument_pid: row for row in _instruments(connection, skipped)}
         sessions = {row.session_identifier: row for row in _sessions(connection, instruments, skipped)}
-        has_upload_log = "upload_log" in tables
-        uploads = tuple(_uploads(connection, sessions, instruments, skipped)) if has_upload_log else ()
+        uploads = tuple(_uploads(connection, sessions, instruments, skipped)) if "upload_log" in tables else ()
         if "external_user_identifiers" in tables:
             [count] = connection.execute("SELECT count(*) FROM external_user_identifiers").fetchone()
             if count:
                 skipped.append(Skipped(f"{count} external user identifiers", "Nothing uses them here."))
-    return NexusLimsDatabase(
-        tuple(instruments.values()), tuple(sessions.values()), uploads, tuple(skipped), has_upload_log
-    )
+    return NexusLimsDatabase(tuple(instruments.values()), tuple(sessions.values()), uploads, tuple(skipped))
 
 
 @contextmanager

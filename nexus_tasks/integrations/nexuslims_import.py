@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import Connection
 
@@ -25,7 +24,7 @@ from nexus_tasks.delivery.digest import digest
 from nexus_tasks.delivery.freeze import freeze
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import window_of
-from nexus_tasks.exporters.title import title_of
+from nexus_tasks.exporters.title import nexuslims_title, title_of
 from nexus_tasks.integrations.nexuslims import NAME as HANDED_OVER
 from nexus_tasks.integrations.nexuslims_database import NexusLimsDatabase, Session, Skipped, Upload
 from nexus_tasks.states import SessionStatus
@@ -296,9 +295,7 @@ def _documents_by_session(database: NexusLimsDatabase, folder: Path) -> dict[str
 
 
 def _file_name(session: Session) -> str:
-    """As NexusLIMS names the document of a session."""
-    identifier = session.session_identifier
-    of_nemo = parse_qs(urlsplit(identifier).query).get("id") if "://" in identifier else None
-    short = of_nemo[0] if of_nemo else identifier.split("-")[0]
-    start = session.start
-    return f"{start:%Y-%m-%d}_{session.instrument_pid}_{short}.xml"
+    """As NexusLIMS names the document of a session that has begun."""
+    if session.start is None:
+        raise AssertionError(session.session_identifier)  # looked at before
+    return f"{nexuslims_title(session.start, session.instrument_pid, session.session_identifier)}.xml"

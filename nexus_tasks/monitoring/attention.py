@@ -1,11 +1,11 @@
 """Finds what an operator should look at: `nexus-tasks status` says it, `status --check` turns it into an exit status.
 
 A queue that no worker reads, a beat that is silent, a clock that is off, a folder that not every worker sees, a
-destination that takes nothing, a database of another version. All of it is read from PostgreSQL, where the workers say
-what they see (`presence`).
+destination that takes nothing, deliveries and builds that have failed, a database of another version. All of it is read
+from PostgreSQL, where the workers say what they see (`presence`).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from nexus_tasks.builder.remote import BUILDS_QUEUE
 from nexus_tasks.db import migrate, workers
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.troubles import Troubles, troubles
 from nexus_tasks.db.workers import Waiting, WorkerRow
 from nexus_tasks.delivery.canvas import EXPORT, EXPORTS_QUEUE
 from nexus_tasks.deployment import Deployment
@@ -27,7 +28,7 @@ NAMED_AT_MOST = 5  # workers in one sentence
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at. `about`: database, queue, beat, clock, folder or destination."""
+    """One thing to look at. `about`: database, queue, beat, clock, folder, destination, delivery, build."""
 
     about: str
     message: str
@@ -58,6 +59,7 @@ def attention(deployment: Deployment) -> list[Finding]:
         running = workers.running(connection)
         waiting = workers.waiting(connection)
         silence = workers.silence_of_beat(connection)
+        found = troubles(connection)
     patience = max(LEAST_PATIENCE_S, MISSED_DISPATCHES * deployment.settings.NX_DISPATCH_INTERVAL)
     return [
         *_unread_queues(running, waiting),
@@ -65,6 +67,7 @@ def attention(deployment: Deployment) -> list[Finding]:
         *_wrong_clocks(running),
         *_separate_folders(running),
         *(Finding("destination", sentence) for sentence in unwell(deployment)),
+        *_troubled(found),
     ]
 
 
@@ -130,6 +133,28 @@ def _separate_folders(running: Sequence[WorkerRow]) -> Iterator[Finding]:
                 f"{_named(groups[0])} and {_named(groups[1])} see different folders by {setting}: it must be one, "
                 "shared by all workers.",
             )
+
+
+def _troubled(found: Troubles) -> Iterator[Finding]:
+    for destination, count in Counter(delivery.destination for delivery in found.failed).items():
+        yield Finding(
+            "delivery",
+            f"{count} deliveries to {destination} have failed (`nexus-tasks status --failed` lists them): mend what is "
+            f"wrong, then `nexus-tasks retry --failed --destination {destination}`; or give them up with "
+            "`nexus-tasks abandon`.",
+        )
+    for destination, count in Counter(delivery.destination for delivery in found.long_waiting).items():
+        yield Finding(
+            "delivery",
+            f"{count} deliveries to {destination} have been failing for more than a day and are tried again "
+            "(`nexus-tasks status --failed` lists them): see what it answers.",
+        )
+    if found.not_built:
+        yield Finding(
+            "build",
+            f"{len(found.not_built)} sessions could not be built (`nexus-tasks status --failed` lists them): mend what "
+            "is wrong, then `nexus-tasks build --rebuild SESSION`; or give them up with `nexus-tasks abandon SESSION`.",
+        )
 
 
 def _named(names: Sequence[str]) -> str:

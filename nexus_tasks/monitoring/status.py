@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
 from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
 
+ARCHIVED_WITHIN = timedelta(minutes=2)  # finalize or the next sweep; a document that cannot be moved is not waited for
 RUNNING = "running"  # not stored: a delivery with an open attempt that a worker has begun
 
 
@@ -105,7 +106,7 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
                 moving=in_a_run
                 or (build is not None and build.moving)
                 or any(row.due(now) and row.destination not in paused for row in rows)
-                or _to_be_archived(record, rows, session.status),
+                or _to_be_archived(record, rows, session.status, now),
             )
         )
     return views
@@ -142,9 +143,12 @@ def _document_path(record: RecordRow | None, settings: Settings) -> Path | None:
     return documents.path_of(settings.records_path, record.document)
 
 
-def _to_be_archived(record: RecordRow | None, rows: Sequence[DeliveryRow], status: SessionStatus) -> bool:
+def _to_be_archived(
+    record: RecordRow | None, rows: Sequence[DeliveryRow], status: SessionStatus, now: datetime
+) -> bool:
     done = status is SessionStatus.COMPLETED and all(row.state.settled for row in rows)
-    return record is not None and done and record.archived_at is None
+    just_now = any(now - row.succeeded_at < ARCHIVED_WITHIN for row in rows if row.succeeded_at)
+    return record is not None and done and just_now and record.archived_at is None
 
 
 def _plain(value: Any) -> Any:

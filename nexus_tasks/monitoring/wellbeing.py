@@ -18,8 +18,14 @@ def wellbeing(engine: Engine) -> dict[str, str]:
 
 
 def unwell(deployment: Deployment) -> list[str]:
-    """One sentence for each enabled destination that takes nothing now; what is due to it waits. Raises as above."""
-    sentences = []
+    """One sentence for each enabled destination that takes nothing now; what is due to it waits. Raises as above.
+
+    And one for each that takes no part because a setting is missing while others are there.
+    """
+    sentences = [
+        f"{destination.name} takes no part, records go out without it: {check_settings(destination)[1]}"
+        for destination in deployment.registry.half_configured
+    ]
     for destination in deployment.registry.enabled:
         valid, problem = check_settings(destination)
         if not valid:

@@ -163,7 +163,7 @@ class DestinationConformance:
     def test_it_exports_a_record_and_says_its_id_and_address(
         self, destination: ExportDestination, tmp_path: Path
     ) -> None:
-        """The result of an export is what `upload_log`, the status page and later destinations have of it."""
+        """The result of an export is what `upload_log`, `nexus-tasks status` and later destinations have of it."""
         before = len(self._there())
         result = _exported(destination, self.sample(tmp_path, _a_session()))
         _expect(len(self._there()) > before, "The export says success, and nothing more stands over there.")

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from nexus_tasks.cli import KNOWN_ERRORS, cli
+from nexus_tasks.cli import cli
 from nexus_tasks.config import get_settings
 from nexus_tasks.db.engine import engine_for
+from nexus_tasks.plain_error import PlainError
 
 Run = Callable[..., Result]
 
@@ -27,7 +28,7 @@ def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def refused(result: Result) -> str:
     """What a command that failed tells: one line, without a traceback."""
     assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, KNOWN_ERRORS), result.exception
+    assert isinstance(result.exception, PlainError), result.exception
     message = str(result.exception)
     assert "\n" not in message
     return message

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from nexus_tasks.builder.record_xml import RecordContent, write_record
 from nexus_tasks.celery import get_app
-from nexus_tasks.cli import KNOWN_ERRORS, cli
+from nexus_tasks.cli import cli
 from nexus_tasks.config import get_settings
 from nexus_tasks.db import deliveries, records
 from nexus_tasks.db.engine import engine_for, transaction
@@ -20,6 +20,7 @@ from nexus_tasks.delivery.digest import outdated
 from nexus_tasks.delivery.enqueue import RecordToExport, export_records
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
+from nexus_tasks.plain_error import PlainError
 from tests.integration.integrations.nexuslims_file import OLD, PID, NexusLimsFile
 
 USAGE_EVENT = "https://nemo.example.org/api/usage_events/?id=31"
@@ -97,7 +98,7 @@ def file(house: House) -> NexusLimsFile:
 
 def refused(house: House, result: Result) -> str:
     assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, KNOWN_ERRORS), result.exception
+    assert isinstance(result.exception, PlainError), result.exception
     assert not any(house.everything().values())
     message = str(result.exception)
     assert "\n" not in message
@@ -331,6 +332,15 @@ def test_a_build_that_was_broken_off_does_not_hide_the_sessions_status(house: Ho
     file.add_event(UUID, "RECORD_GENERATION", "2026-03-04T08:00:00-05:00", "WAITING_FOR_END", user="nexuslims")
     house.take_over(file.file)
     assert house.rows("SELECT DISTINCT record_status FROM session_log") == [("TO_BE_BUILT",)]
+
+
+@pytest.mark.parametrize("revision", ["2e1408e573b1", "v1_4_3", "v2_4_0_2", "v2_4_0b", "v2_5_0a"])
+def test_the_database_of_an_older_release_or_checkout_is_taken_over(
+    house: House, file: NexusLimsFile, revision: str
+) -> None:
+    fill(house, file)
+    file.do(f"UPDATE alembic_version SET version_num = '{revision}'")
+    assert house.take_over(file.file)["sessions_new"] == 9
 
 
 def test_a_dry_run_says_the_same_and_keeps_nothing(house: House, file: NexusLimsFile) -> None:

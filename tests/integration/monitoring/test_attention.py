@@ -6,13 +6,28 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from nexus_tasks.db import workers
+from nexus_tasks.db import builds, sessions, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.migrate import head
+from nexus_tasks.db.troubles import troubles
 from nexus_tasks.delivery import operate
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.exporters.base import PermanentError, TransientError
 from nexus_tasks.monitoring.attention import attention, database_of_another_version
-from tests.integration.delivery.by_hand import Deploy, cdcs, elabftw, hand_over, work
+from nexus_tasks.states import SessionStatus
+from tests.integration.delivery.by_hand import (
+    REBUILT,
+    SESSION,
+    Deploy,
+    cdcs,
+    elabftw,
+    hand_over,
+    raising,
+    send,
+    states_of,
+    work,
+    work_again,
+)
 
 ALL = ("export.cdcs", "export.elabftw", "exports", "builds")
 STORES = {"NX_DATA_PATH": "one", "NX_RECORDS_PATH": "one"}
@@ -202,6 +217,123 @@ def test_a_destination_that_cannot_tell_of_its_settings_stops_nothing(deploy: De
         "cdcs takes no records: The plugin cdcs failed (KeyError): tell its author.",
         "elabftw takes no records: it does not say why",
     ]
+
+
+# --- what has failed
+
+
+REFUSED = raising(PermanentError("it does not fit the schema"))
+AWAY = raising(TransientError("CDCS is away"))
+
+
+def test_a_delivery_that_has_failed_is_said_until_it_has_succeeded(deploy: Deploy) -> None:
+    destination = cdcs(answer=REFUSED)
+    deployment = deploy(destination, elabftw())
+    hand_over(deployment)
+    work(deployment, "cdcs", "elabftw")
+
+    [message] = messages(deployment, "delivery")
+    assert message.startswith("1 deliveries to cdcs have failed (`nexus-tasks status --failed` lists them)")
+    assert "`nexus-tasks retry --failed --destination cdcs`" in message
+    with transaction(deployment.engine) as connection:
+        assert troubles(connection).sessions == [SESSION]
+
+    destination.answer = None
+    operate.retry(deployment, None, only_failed=True)
+    work(deployment, "cdcs")
+    assert messages(deployment, "delivery") == []
+
+
+@pytest.mark.parametrize("failed_before", [True, False])
+def test_a_delivery_that_a_person_gave_up_is_said_no_more(deploy: Deploy, failed_before: bool) -> None:
+    deployment = deploy(cdcs(answer=REFUSED if failed_before else AWAY))
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    assert len(messages(deployment, "delivery")) == failed_before
+
+    operate.abandon(deployment, SESSION, "cdcs")
+    assert states_of(deployment) == {"cdcs": "failed"}
+    assert messages(deployment, "delivery") == []
+    with pytest.raises(operate.OperateError, match="given up already"):
+        operate.abandon(deployment, SESSION, "cdcs")
+
+    hand_over(deployment, REBUILT)
+    assert states_of(deployment) == {"cdcs": "failed"}
+    assert messages(deployment, "delivery") == []
+
+
+def test_under_first_success_a_failure_counts_while_no_other_destination_holds_the_record(deploy: Deploy) -> None:
+    other = elabftw(answer=REFUSED)
+    deployment = deploy(cdcs(answer=REFUSED), other, NX_EXPORT_STRATEGY="first_success")
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    send(deployment)
+    work(deployment, "elabftw")
+    assert len(messages(deployment, "delivery")) == 2
+
+    other.answer = None
+    operate.retry(deployment, [SESSION], destination="elabftw")
+    work(deployment, "elabftw")
+    assert messages(deployment, "delivery") == []
+
+
+def age(deployment: Deployment, hours: float) -> None:
+    """Have all tries be that old."""
+    with transaction(deployment.engine) as connection:
+        connection.execute(text(f"UPDATE attempt SET started_at = now() - {hours} * interval '1 hour'"))
+
+
+def test_deliveries_that_fail_for_more_than_a_day_are_said(deploy: Deploy) -> None:
+    destination = cdcs(answer=AWAY)
+    deployment = deploy(destination)
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    age(deployment, 23)
+    assert messages(deployment, "delivery") == []
+    age(deployment, 25)
+    [message] = messages(deployment, "delivery")
+    assert message.startswith("1 deliveries to cdcs have been failing for more than a day")
+
+    destination.answer = None
+    work_again(deployment, "cdcs")
+    assert messages(deployment, "delivery") == []
+
+
+def test_tries_before_the_last_success_do_not_make_a_delivery_old(deploy: Deploy) -> None:
+    destination = cdcs()
+    deployment = deploy(destination)
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    age(deployment, 100)
+    destination.answer = AWAY
+    hand_over(deployment, REBUILT)
+    work(deployment, "cdcs")
+    assert states_of(deployment) == {"cdcs": "waiting"}
+    assert messages(deployment, "delivery") == []
+
+
+def in_error(deployment: Deployment, identifier: str, problem: str | None) -> None:
+    """Have a session be there whose record could not be built."""
+    with transaction(deployment.engine) as connection:
+        connection.execute(text("INSERT INTO instruments (instrument_pid) VALUES ('SEM-1') ON CONFLICT DO NOTHING"))
+        moment = builds.clock(connection)
+        sessions.record_generated(connection, identifier, "SEM-1", None, moment, SessionStatus.ERROR)
+        builds.end(connection, identifier, moment, problem)
+
+
+def test_sessions_that_could_not_be_built_here_are_said(deploy: Deploy) -> None:
+    deployment = deploy(cdcs())
+    in_error(deployment, "s1", "The record does not match")
+    in_error(deployment, "s2", "The record does not match")
+    in_error(deployment, "of another program", None)
+    [message] = messages(deployment)
+    assert message.startswith("2 sessions could not be built (`nexus-tasks status --failed` lists them)")
+    with transaction(deployment.engine) as connection:
+        assert troubles(connection).sessions == ["s1", "s2"]
+        assert builds.give_up(connection, "s1")
+        assert not builds.give_up(connection, "s1")
+        assert not builds.give_up(connection, "of another program")
+        assert troubles(connection).sessions == ["s2"]
 
 
 @pytest.mark.parametrize(("revision", "said"), [("0001", "run `nexus-tasks db upgrade`"), ("9999", "does not know")])

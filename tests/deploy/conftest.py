@@ -1,6 +1,5 @@
 """What the code has, for comparison with the files."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +10,8 @@ from nexus_tasks.exporters.registry import Registry, get_registry
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """The destinations that ship, whatever this machine has set."""
-    for name in [name for name in os.environ if name.startswith("NX_")]:
-        monkeypatch.delenv(name)
+def registry() -> Iterator[Registry]:
+    """The destinations that ship."""
     for remembered in (get_settings, get_registry):
         remembered.cache_clear()
     yield get_registry()

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGTERM
 
-from nexus_tasks.sandbox.processes import ManagedProcess, free_port
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.valkey import _binary as valkey_server
 from tests.deploy.files import DEPLOY, ENV_EXAMPLE, IN_IMAGE, MAKE_SECRETS, compose, env_lines, seconds
 

@@ -24,7 +24,9 @@ from tests.requirements import require_module
 
 SERVERS = {"postgres", "valkey"}
 SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
-OPTIONAL_SECRETS = {"NX_RESULT_BACKEND_URL"}  # the broker serves as its own
+OPTIONAL_SECRETS = {
+    "NX_PROXIES",  # needed by few; most proxies ask for no password
+}
 
 
 @pytest.fixture
@@ -156,11 +158,21 @@ def test_make_secrets_overwrites_nothing(tmp_path: Path) -> None:
     assert again.stdout == ""
 
 
+def test_make_secrets_says_where_a_password_that_it_made_up_has_to_be_set(tmp_path: Path) -> None:
+    def said(*hosts: str) -> str:
+        command = [str(MAKE_SECRETS), str(tmp_path / f"for {len(hosts)}"), *hosts]
+        return str(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert "made up" not in said()  # the servers of the compose file read these files
+    assert "set it for the user nexus of PostgreSQL on db.example.org:5432" in said("db.example.org:5432")
+    assert "set it in the broker on b.example.org:6379" in said("db.example.org:5432", "b.example.org:6379")
+
+
 def test_services_name_secrets_that_are_there_and_every_one_of_ours_gets_what_it_needs(file: dict[str, Any]) -> None:
     for name, service in file["services"].items():
         assert set(service["secrets"]) <= set(file["secrets"]), name
         if name not in SERVERS:
-            assert {"NX_DATABASE_URL", "NX_BROKER_URL"} <= set(service["secrets"]), name
+            assert {"NX_DATABASE_URL", "NX_BROKER_URL", "NX_RESULT_BACKEND_URL"} <= set(service["secrets"]), name
             assert service["environment"]["NX_SECRETS_DIR"] == "/run/secrets", name
     for name in ("worker-cdcs", "worker-plugins", "builder"):
         assert set(file["services"][name]["secrets"]) >= SECRETS - OPTIONAL_SECRETS, name

@@ -211,7 +211,7 @@ def test_the_example_has_every_secret_and_every_setting_holds(tmp_path: Path) ->
     for name, value in values.items():
         (tmp_path / name).write_text(value)
     secrets = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
-    assert {name for name in values if name.startswith("NX_")} == secrets - {"NX_RESULT_BACKEND_URL"}
+    assert {name for name in values if name.startswith("NX_")} == secrets - {"NX_PROXIES"}
     settings = env_lines(OVERLAY / "settings.env")
     mounted = {mount["name"]: mount["mountPath"] for mount in PODS["beat"]["containers"][0]["volumeMounts"]}
     assert settings["NX_SECRETS_DIR"] == mounted["secrets"]

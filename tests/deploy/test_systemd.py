@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +11,7 @@ import pytest
 from nexus_tasks.celery import SOFT_SHUTDOWN_S
 from nexus_tasks.config import Settings, load_settings
 from tests.deploy.commands import options_of, unknown_words
-from tests.deploy.files import ENV_EXAMPLE, MAKE_SECRETS, UNITS, compose, env_lines, unit_command, unit_values
+from tests.deploy.files import ENV_EXAMPLE, MAKE_SECRETS, ROOT, UNITS, compose, env_lines, unit_command, unit_values
 from tests.requirements import wanted
 
 SERVICES = sorted(UNITS.glob("*.service"))
@@ -32,6 +34,23 @@ def named(units: list[Path]) -> list[str]:
 
 
 def test_systemd_finds_nothing_wrong(tmp_path: Path, queues: set[str]) -> None:
+    said = verified(tmp_path, queues)
+    assert (said.returncode, [line for line in said.stderr.splitlines() if "nexus-tasks" in line]) == (0, [])
+
+
+def test_a_drop_in_for_all_units_stands_where_the_guide_puts_it(tmp_path: Path, queues: set[str]) -> None:
+    guide = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    [(text, folder)] = re.findall(r"printf '(\S+)' > /etc/systemd/system/(\S+)/folders.conf", guide)
+    (tmp_path / folder).mkdir()
+    lines = text.replace("\\n", "\n") + "Misspelt=yes\n"  # by which the units that read it are told
+    (tmp_path / folder / "folders.conf").write_text(lines, encoding="utf-8")
+    said = [line for line in verified(tmp_path, queues).stderr.splitlines() if "nexus-tasks" in line]
+    assert len(said) == len(SERVICES) - 1 + len(queues)
+    assert all(f"{folder}/folders.conf" in line and "Misspelt" in line for line in said)
+
+
+def verified(tmp_path: Path, queues: set[str]) -> "subprocess.CompletedProcess[str]":
+    """What systemd says of the units, with a worker for each queue, and of the drop-ins in `tmp_path`."""
     program = shutil.which("systemd-analyze")
     wanted(program, "systemd-analyze is not installed")
     for unit in UNITS.iterdir():
@@ -43,14 +62,12 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, queues: set[str]) -> None:
     for queue in queues:
         shutil.copyfile(tmp_path / WORKER.name, tmp_path / f"nexus-tasks-worker@{queue}.service")
     units = [path for path in sorted(tmp_path.iterdir()) if path.suffix in {".service", ".timer", ".target"}]
-    done = subprocess.run(
+    return subprocess.run(
         [str(program), "verify", "--man=no", *[unit for unit in units if unit.name != WORKER.name]],
         capture_output=True,
         text=True,
         check=False,
     )
-    said = [line for line in done.stderr.splitlines() if "nexus-tasks" in line]
-    assert (done.returncode, said) == (0, [])
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=named(SERVICES))
@@ -91,9 +108,55 @@ def test_secrets_are_credentials_under_the_names_of_their_settings(unit: Path, t
     values = list(unit_values(unit))
     loaded = dict(value.split(":", 1) for name, value in values if name == "LoadCredential")
     assert ("Environment", "NX_SECRETS_DIR=%d") in values
-    assert {"NX_DATABASE_URL", "NX_BROKER_URL"} <= set(loaded)
+    assert {"NX_DATABASE_URL", "NX_BROKER_URL", "NX_RESULT_BACKEND_URL"} <= set(loaded)
     assert loaded == {name: f"/etc/nexus-tasks/secrets/{name}" for name in loaded}
     assert [name for name in loaded if not (tmp_path / name).is_file()] == []
+
+
+OF_THE_UNIT_ALONE = {"Type", "ExecStart", "TimeoutStartSec"}
+STAND_INS = {
+    "systemctl": 'test "$*" = "cat nexus-tasks-build.service" && exec cat "$UNITS"/*',
+    # what it was told, then the command as systemd would start it
+    "systemd-run": """
+        while case "$1" in -*) ;; *) false ;; esac; do printf '%s\n' "$1" >>"$TOLD"; shift; done
+        CREDENTIALS_DIRECTORY=$SECRETS exec "$@"
+        """,
+}
+
+
+def test_a_command_that_root_gives_has_the_settings_secrets_and_rights_of_the_units(tmp_path: Path) -> None:
+    # No systemd runs here that could start it.
+    programs, units, secrets, told = (tmp_path / name for name in ("bin", "units", "secrets", "told"))
+    programs.mkdir()
+    for name, text in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    unit = UNITS / "nexus-tasks-build.service"
+    units.mkdir()
+    shutil.copyfile(unit, units / unit.name)
+    drop_in = "ReadWritePaths=/srv/a b"
+    (units / f"{unit.name}.conf").write_text(f"# a drop-in\n[Service]\n{drop_in}\n", encoding="utf-8")
+    subprocess.run([MAKE_SECRETS, secrets], check=True, capture_output=True)
+    command = programs / "nexus-tasks"
+    text = (UNITS / "nexus-tasks").read_text(encoding="utf-8")
+    command.write_text(text.replace("/opt/nexus-tasks/bin", str(Path(sys.executable).parent)), encoding="utf-8")
+    command.chmod((UNITS / "nexus-tasks").stat().st_mode)
+    environment = {"UNITS": str(units), "SECRETS": str(secrets), "TOLD": str(told)}
+    environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+    done = subprocess.run([command, "config", "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["NX_SECRETS_DIR"] == str(secrets)
+    options = told.read_text(encoding="utf-8").splitlines()
+    [*_, service] = unit.read_text(encoding="utf-8").partition("[Service]\n")
+    of_unit = [line for line in service.splitlines() if line and not line.startswith("#") and "%d" not in line]
+    of_unit = [line for line in of_unit if line.partition("=")[0] not in OF_THE_UNIT_ALONE]
+    assert "LoadCredential=NX_CDCS_TOKEN:/etc/nexus-tasks/secrets/NX_CDCS_TOKEN" in of_unit
+    assert [option for option in options if "=" in option] == [f"--property={line}" for line in [*of_unit, drop_in]]
+    assert "--wait" in options
+    refused = subprocess.run([command, "config", "--a b"], env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2  # the command's own
+    assert "--a b" in refused.stderr
 
 
 def test_what_is_no_secret_holds_as_settings() -> None:

@@ -1,4 +1,4 @@
-"""docs/operating.md and docs/failures.md say what the code does: settings, commands, times."""
+"""docs/operating.md, failures.md and scaling.md say what the code does: settings, commands, times."""
 
 import ast
 import logging
@@ -20,7 +20,7 @@ from nexus_tasks.settings_guide import GUIDE, written
 from tests.requirements import require_program
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("operating", "failures")
+PAGES = ("operating", "failures", "scaling")
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
@@ -50,7 +50,7 @@ def test_every_setting_that_a_page_names_exists(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_command_and_option_that_a_page_names_exists(name: str) -> None:
     group = typer.main.get_command(cli)
-    named = re.findall(r"nexus-tasks ((?:[a-z-]+ ?)+)((?:[^`\n]*?))(?=`|\n|  #)", page(name))
+    named = re.findall(r"(?<!/)nexus-tasks ((?:[a-z-]+ ?)+)((?:[^`\n]*?))(?=`|\n|  #)", page(name))
     assert named
     for words, rest in named:
         command = group
@@ -74,7 +74,9 @@ def test_the_times_on_the_pages_are_those_of_the_code() -> None:
     assert "30 s, doubling to 10 minutes" in failures
     assert attempt.LONGEST_WAIT_IN_A_RUN_S == 30
     assert recovery.DEATHS_ALONE == 3
-    assert f"{celery.SOFT_SHUTDOWN_S} s" in operating
+    assert f"`NX_CALL_DEADLINE`, {DEFAULTS['NX_CALL_DEADLINE']:g} s" in operating  # SIGTERM has no limit of its own
+    assert f"{celery.SOFT_SHUTDOWN_S} s" not in operating
+    assert re.search(rf"SIGQUIT and the second Ctrl-C[^.]*{celery.SOFT_SHUTDOWN_S} s", page("scaling"))
     assert workers.SILENT_AFTER.total_seconds() == 100
     assert "100 s" in operating
     assert f"{attention.CLOCK_TOLERANCE_S} s" in operating

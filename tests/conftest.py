@@ -1,13 +1,16 @@
 """The servers that tests run against: one PostgreSQL and one Valkey for all, a database of its own for each test."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import redis
 
+from nexus_tasks.config import Settings
 from tests.peers import summarise
 from tests.requirements import everything_is_required, require_module
 
@@ -19,6 +22,19 @@ if TYPE_CHECKING:
 
 TEMPLATE = "template_nexus"
 SANDBOX = "nexus-tasks[sandbox]"
+TEST_VARIABLES = "NX_TEST_"  # what a test run is told by: the only ones of the machine's variables that count
+
+# This folder may be where a lab has its `.env`, and this shell where it has exported its settings: a test would write
+# into its archive. Processes that tests start inherit the empty variables, which win over a `.env` as well.
+for _name in [name for name in os.environ if name.startswith("NX_") and not name.startswith(TEST_VARIABLES)]:
+    del os.environ[_name]
+os.environ.update(dict.fromkeys(Settings.model_fields, ""))
+
+# A machine that stands still for a moment breaks no promise of ours.
+hypothesis.settings.register_profile(
+    "nexus-tasks", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("nexus-tasks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What runs in it ends with the test run, even if that is killed."""
     require_module("psutil", SANDBOX)
-    from nexus_tasks.sandbox.processes import Lifeline
+    from nexus_tasks.sandbox.lifeline import Lifeline
 
     folder = tmp_path_factory.mktemp("servers")
     with Lifeline(folder):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_celery import CeleryTestBackend, CeleryTestBroker, CeleryTestWorker
 
-from nexus_tasks.sandbox.processes import ManagedProcess
+from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
 
 WORKER_DEADLINE = 60.0  # seconds until a worker must be ready
@@ -99,8 +99,7 @@ class WorkerContainer(ProcessContainer):
             name,
             [*command, *options],
             folder,
-            cwd=REPOSITORY,
-            env={"PYTHONUNBUFFERED": "1", **(env or {})},
+            env={"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY), **(env or {})},
             ready=lambda: f"{name}@{node_id[:12]} ready." in process.logs_since_start(),
             deadline=WORKER_DEADLINE,
             grace=WORKER_GRACE,

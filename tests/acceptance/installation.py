@@ -28,9 +28,12 @@ from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.sandbox import celery_processes
-from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess, ProcessError, wait_until
+from nexus_tasks.sandbox.lifeline import Lifeline
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.process_error import ProcessError
 from nexus_tasks.sandbox.services.standins import StandIns
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
+from nexus_tasks.sandbox.waiting import wait_until
 from nexus_tasks.states import Strategy
 from tests.acceptance.rabbitmq import RabbitMq
 from tests.nodes import worker
@@ -110,17 +113,11 @@ class Installation:
             **SHORT_SETTINGS,
             "NX_DATABASE_URL": database_url,
             "NX_BROKER_URL": self.valkey.url,
-            "NX_RESULT_BACKEND_URL": "",
             **self._other_broker(),
             "NX_INSTRUMENT_DATA_PATH": str(folder / "instruments"),
             "NX_DATA_PATH": str(folder / "data"),
             "NX_RECORDS_PATH": str(folder / "records"),
             "NX_LOG_PATH": str(folder / "logs"),
-            "NX_PLUGINS_PATH": "",
-            "NX_EXPORT_STRATEGY": "all",
-            "NX_CA_BUNDLE": "",
-            "NX_ELABFTW_EXPERIMENT_CATEGORY": "",
-            "NX_ELABFTW_EXPERIMENT_STATUS": "",
             **stand_ins.environment(),
             **(settings or {}),
         }

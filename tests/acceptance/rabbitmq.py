@@ -16,7 +16,8 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
 from nexus_tasks.sandbox.embedded import EmbeddedServer
-from nexus_tasks.sandbox.processes import ManagedProcess, free_port
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
 from tests.requirements import require, require_program
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")  # those in the path change to the system's user and its configuration

@@ -5,7 +5,7 @@ from signal import SIGTERM
 import pytest
 
 from nexus_tasks.monitoring.attention import attention
-from nexus_tasks.sandbox.processes import wait_until
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import Installation, new_session
 

@@ -11,8 +11,9 @@ import pytest
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.sandbox.processes import free_port, wait_until
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.services.client import objects
+from nexus_tasks.sandbox.waiting import wait_until
 from nexus_tasks.states import SessionStatus
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import (

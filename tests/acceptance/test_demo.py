@@ -1,6 +1,8 @@
 """`nexus-tasks demo`, as somebody runs it who has nothing but this repository."""
 
+import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 from lxml import etree
 
 from nexus_tasks.builder.schema import NAMESPACE, validate
-from nexus_tasks.sandbox.processes import recorded, wait_until
+from nexus_tasks.sandbox.process_record import recorded
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance.installation import Finished, begin, finish, the_only_line
 from tests.requirements import require_module, wanted
 
@@ -43,11 +46,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path) -> Finished:
-    """A demo in a folder that did not exist; `watched` tells that its processes can be seen at all."""
-    process = begin(["demo", "--dir", folder, "--json", "--sessions", "2"], {}, folder.parent)
-    wait_until(lambda: process.poll() is not None or len(processes_in(folder)) > 3, 60, "the demo's processes")
-    return finish(process, DEADLINE)
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the lab of whoever runs the demo keeps its records."""
+    return tmp_path_factory.mktemp("archive")
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path, archive: Path) -> Iterator[Finished]:
+    """A demo in a folder that did not exist, from a shell with settings; its processes can be seen at all."""
+    settings = {"NX_ARCHIVE_URL": archive.as_uri()}
+    process = begin(["demo", "--dir", folder, "--json", "--sessions", "2"], settings, folder.parent)
+    try:
+        wait_until(lambda: process.poll() is not None or len(processes_in(folder)) > 3, 60, "the demo's processes")
+        yield finish(process, DEADLINE)
+    finally:
+        process.kill()  # if it was waited for in vain; its lifeline ends the others
+        process.communicate()
 
 
 def test_the_demo_ends_well_and_prints_the_document(first: Finished) -> None:
@@ -79,6 +93,10 @@ def test_the_records_can_be_looked_at_afterwards(first: Finished, folder: Path) 
     assert list((folder / "logs").glob("*.log"))
 
 
+def test_nothing_is_written_into_the_archive_of_the_shell(first: Finished, archive: Path) -> None:
+    assert list(archive.iterdir()) == []
+
+
 def test_no_process_is_left_behind(first: Finished, folder: Path) -> None:
     wait_until(lambda: not processes_in(folder), 5, "the last process of the demo to end")
     assert recorded(folder) == []
@@ -108,14 +126,19 @@ def test_a_data_folder_that_is_not_there_is_told_before_anything_starts(tmp_path
 
 
 @pytest.fixture(scope="module")
-def second(first: Finished, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def second(first: Finished, folder: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """In a folder with a lab's `.env`."""
     (folder / "left-over").touch()
-    if not RECORD_FILES.is_file():
-        return demo(folder, "--sessions", "1")
-    data = tmp_path_factory.mktemp("real")
-    with tarfile.open(RECORD_FILES) as archive:
-        archive.extractall(data, filter="data")  # with their times
-    return demo(folder, "--data", data)
+    (folder.parent / ".env").write_text(f"NX_ARCHIVE_URL={archive.as_uri()}\n", encoding="utf-8")
+    arguments: list[str | Path] = ["--sessions", "1"]
+    if RECORD_FILES.is_file():
+        arguments = ["--data", tmp_path_factory.mktemp("real")]
+        with tarfile.open(RECORD_FILES) as files:
+            files.extractall(arguments[1], filter="data")  # with their times
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("NX_")]:
+            patch.delenv(name)  # as in a shell, where the empty ones of a test run are not set
+        return demo(folder, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +161,12 @@ def test_a_second_demo_in_the_same_folder_starts_from_nothing(second: Finished, 
         of_the_first = [Path(session["record"]) for session in first.document["sessions"]]
         assert not any(record.exists() for record in of_the_first)
     assert not (folder / "left-over").exists()
+
+
+def test_nothing_is_written_into_the_archive_of_the_env_file(second: Finished, archive: Path) -> None:
+    destinations = [item["destination"] for session in second.document["sessions"] for item in session["deliveries"]]
+    assert sorted(set(destinations)) == DESTINATIONS
+    assert list(archive.iterdir()) == []
 
 
 def instrument_of(record: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from nexus_tasks.sandbox.processes import recorded, stop_stale
+from nexus_tasks.sandbox.process_record import recorded, stop_stale
 from tests.acceptance.installation import Finished, begin, finish, the_only_line
 from tests.acceptance.test_demo import DEADLINE, DESTINATIONS, processes_in
 from tests.acceptance.test_pages import page

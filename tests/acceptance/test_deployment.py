@@ -13,10 +13,11 @@ from nexus_tasks.config import Settings, get_settings
 from nexus_tasks.delivery.enqueue import export_records
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
+from nexus_tasks.sandbox.lifeline import Lifeline
 from nexus_tasks.sandbox.postgres import EmbeddedPostgres
-from nexus_tasks.sandbox.processes import Lifeline, wait_until
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from nexus_tasks.sandbox.services.standins import StandIns
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.chaos.audit import audit
 from tests.chaos.audit_objects import Objects
 from tests.chaos.records import expected, records

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from nexus_tasks.sandbox.processes import wait_until
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance.installation import END, INSTRUMENT, START, Finished, Installation, new_session, record_xml
 
 THREE = {"cdcs", "elabftw", "labarchives"}

@@ -21,9 +21,9 @@ from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.monitoring.status import view
 from nexus_tasks.sandbox import sample_data
-from nexus_tasks.sandbox.processes import wait_until
-from nexus_tasks.sandbox.services.cdcs import PUBLIC_WORKSPACE
-from nexus_tasks.sandbox.services.client import objects
+from nexus_tasks.sandbox.services.cdcs.objects import PUBLIC_WORKSPACE
+from nexus_tasks.sandbox.services.client import calls, objects
+from nexus_tasks.sandbox.waiting import wait_until
 from nexus_tasks.states import SessionStatus
 from tests.acceptance.installation import START, Finished, Installation, finish, new_session, record_xml
 
@@ -198,7 +198,8 @@ def test_a_session_that_is_completed_is_not_built_again(installation: Installati
 
     assert again.status == 0
     assert again.document == []
-    assert objects(installation.stand_ins.cdcs.url) == []
+    for stand_in in (installation.stand_ins.cdcs, installation.stand_ins.elabftw, installation.stand_ins.labarchives):
+        assert calls(stand_in.url)["recent"] == []
     assert installation.delivered(exported.session).runs == [(1, "closed")]
 
 
@@ -299,7 +300,6 @@ def test_two_builders_at_once_share_twenty_sessions(installation: Installation) 
     ]
     built = [item["session_identifier"] for builder in finished for item in builder.document]
     assert sorted(built) == sorted(identifiers)
-    assert all(builder.document for builder in finished), "one builder has done it alone"
     installation.wait_until_settled(*identifiers)
     generated = installation.rows(
         "SELECT session_identifier, count(*) FROM session_log "

@@ -17,8 +17,8 @@ import redis
 import requests
 
 from nexus_tasks.config import Settings
-from nexus_tasks.sandbox.processes import wait_until
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance.installation import Installation, new_session
 
 NOT_SECRET_HERE = {"NX_DATABASE_URL", "NX_BROKER_URL", "NX_RESULT_BACKEND_URL"}  # no passwords in these

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 from pytest_celery import CeleryTestSetup, CeleryTestWorker
 
-from nexus_tasks.sandbox.processes import wait_until
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance import ping_app
 from tests.nodes import worker
 

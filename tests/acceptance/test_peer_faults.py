@@ -15,11 +15,12 @@ from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery.enqueue import RecordToExport, export_records
-from nexus_tasks.sandbox.processes import ProcessError, wait_until
-from nexus_tasks.sandbox.services.cdcs import PUBLIC_WORKSPACE
+from nexus_tasks.sandbox.process_error import ProcessError
+from nexus_tasks.sandbox.services.cdcs.objects import PUBLIC_WORKSPACE
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from nexus_tasks.sandbox.services.server import StandInServer
 from nexus_tasks.sandbox.services.standins import LABARCHIVES_ACCOUNT
+from nexus_tasks.sandbox.waiting import wait_until
 from nexus_tasks.states import SessionStatus, Strategy
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import END, INSTRUMENT, START, Installation, new_session, record_xml

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from kombu.exceptions import OperationalError
 
-from nexus_tasks.delivery.dispatch import queue_length
-from nexus_tasks.sandbox.processes import Lifeline, free_port, wait_until
+from nexus_tasks.delivery.dispatch import queue_lengths
+from nexus_tasks.sandbox.lifeline import Lifeline
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.services.client import objects
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from nexus_tasks.sandbox.services.standins import StandIns
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.acceptance.installation import Installation, new_session, record_xml, the_only_line
 from tests.acceptance.rabbitmq import RabbitMq
 from tests.timing import fastest
@@ -114,7 +116,7 @@ def test_without_rabbitmq_a_record_waits_in_the_database(lab: Installation, tmp_
 
 
 def test_a_publisher_gives_up_within_a_second_while_rabbitmq_is_away(lab: Installation, rabbitmq: RabbitMq) -> None:
-    assert queue_length(lab.deployment.app, "export.cdcs") == 0
+    assert queue_lengths(lab.deployment.app, ["export.cdcs"]) == {"export.cdcs": 0}
     rabbitmq.kill()
     try:
 
@@ -123,14 +125,15 @@ def test_a_publisher_gives_up_within_a_second_while_rabbitmq_is_away(lab: Instal
                 lab.deployment.app.send_task("nobody", queue="nobody")
 
         assert fastest(publish, enough=1) < 1
-        assert queue_length(lab.deployment.app, "export.cdcs") == 1, "what is not known may hold a message"
+        assert queue_lengths(lab.deployment.app, ["export.cdcs"]) == {"export.cdcs": 1}, (
+            "what is not known may hold a message"
+        )
     finally:
         rabbitmq.start()
 
 
 def test_the_length_of_a_queue_is_what_waits_in_it(lab: Installation) -> None:
     app = lab.deployment.app
-    assert queue_length(app, "no-such-queue") == 0
     for _ in range(3):
         app.send_task("nobody", queue="unread")
-    assert queue_length(app, "unread") == 3
+    assert queue_lengths(app, ["no-such-queue", "unread"]) == {"no-such-queue": 0, "unread": 3}

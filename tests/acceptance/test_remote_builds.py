@@ -9,7 +9,7 @@ import pytest
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.sandbox.processes import wait_until
+from nexus_tasks.sandbox.waiting import wait_until
 from nexus_tasks.states import SessionStatus
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import START, Installation, finish, new_session

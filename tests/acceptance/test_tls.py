@@ -13,7 +13,9 @@ from nexus_tasks.config import load_settings
 from nexus_tasks.db.migrate import upgrade
 from nexus_tasks.exporters.registry import discover
 from nexus_tasks.sandbox import postgres
-from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess, free_port
+from nexus_tasks.sandbox.lifeline import Lifeline
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.services.standins import StandIns
 from tests.acceptance.installation import Installation, new_session, record_xml, the_only_line
 from tests.acceptance.rabbitmq import RabbitMq

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from nexus_tasks.states import AttemptState, SessionStatus
+from nexus_tasks.db.rows import ALONE_AFTER
+from nexus_tasks.delivery.recovery import DEATHS_ALONE
+from nexus_tasks.states import AttemptState, RunKind, SessionStatus
 from tests.chaos.findings import Finding, Kind
 from tests.chaos.records import Expected
-from tests.chaos.rows import OPEN_ATTEMPTS, UNSETTLED, AttemptFacts, LogFacts, Rows
+from tests.chaos.rows import OPEN_ATTEMPTS, UNSETTLED, AttemptFacts, DeliveryFacts, LogFacts, Rows
 
 
 def audit_deliveries(expected: Sequence[Expected], rows: Rows) -> Iterator[Finding]:
@@ -17,10 +19,24 @@ def audit_deliveries(expected: Sequence[Expected], rows: Rows) -> Iterator[Findi
             row = deliveries.get((record.session, name))
             if row is None:
                 yield Finding(Kind.LOST, record.session, name, "there is no delivery")
-            elif name in record.doomed and not (row.state == "failed" and row.error_message):
-                yield Finding(Kind.LOST, record.session, name, f"should have failed with a reason, is {row.state}")
+            elif name in record.doomed and (why_not := _not_failed_by_deaths(row, rows)):
+                yield Finding(Kind.LOST, record.session, name, why_not)
             elif name not in record.doomed and row.state != "succeeded":
                 yield Finding(Kind.LOST, record.session, name, f"is {row.state}: {row.error_message}")
+
+
+def _not_failed_by_deaths(row: DeliveryFacts, rows: Rows) -> str | None:
+    """What is wrong with a delivery that kills its worker: it is to fail by its deaths alone, and to say so."""
+    died = [each for each in rows.attempts if each.delivery_id == row.id and each.state == AttemptState.DIED]
+    if row.state != "failed":
+        return f"should have failed, is {row.state}"
+    if "worker died" not in (row.error_message or ""):
+        return f"failed without its deaths as the reason: {row.error_message}"
+    if len(died) < ALONE_AFTER + DEATHS_ALONE:
+        return f"failed after {len(died)} deaths"
+    if any(each.run_kind == RunKind.NORMAL for each in died[-DEATHS_ALONE:]):
+        return "failed by deaths in a run with others"
+    return None
 
 
 def audit_sessions(expected: Sequence[Expected], rows: Rows) -> Iterator[Finding]:

@@ -26,5 +26,5 @@ def kill_broker(havoc: Havoc) -> None:
 
 SCENARIOS = (
     Scenario("broker-flushed", lambda havoc: havoc.repeat(FLUSHES, lambda: flush(havoc))),
-    Scenario("broker-killed", lambda havoc: havoc.repeat(KILLS, lambda: kill_broker(havoc))),
+    Scenario("broker-killed", lambda havoc: havoc.repeat(KILLS, lambda: kill_broker(havoc)), workers_may_end=True),
 )

@@ -30,4 +30,6 @@ def strike_everywhere(havoc: Havoc) -> None:
 
 
 CALM = Scenario("calm", seconds=10)
-EVERYTHING = Scenario("everything", strike_everywhere, seconds=40, builders=2, beats=2, poison=True)
+EVERYTHING = Scenario(
+    "everything", strike_everywhere, seconds=40, builders=2, beats=2, poison=True, workers_may_end=True
+)

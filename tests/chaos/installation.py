@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nexus_tasks.db.migrate import upgrade
 from nexus_tasks.sandbox import celery_processes
-from nexus_tasks.sandbox.processes import Lifeline, ManagedProcess
+from nexus_tasks.sandbox.lifeline import Lifeline
+from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.sandbox import Sandbox
 from nexus_tasks.sandbox.services import client
 from tests.chaos.audit_objects import Objects

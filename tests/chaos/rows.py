@@ -32,6 +32,7 @@ class AttemptFacts:
     state: str
     digest: str | None = None
     error_message: str | None = None
+    run_kind: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def read_rows(url: str) -> Rows:
             "ORDER BY delivery.id"
         ).fetchall()
         attempts = connection.execute(
-            "SELECT session_identifier, destination, to_jsonb(attempt) FROM attempt "
-            "JOIN delivery ON delivery.id = delivery_id JOIN record ON record.id = record_id ORDER BY attempt.id"
+            "SELECT session_identifier, destination, to_jsonb(attempt), run.kind FROM attempt "
+            "JOIN delivery ON delivery.id = delivery_id JOIN record ON record.id = delivery.record_id "
+            "JOIN run ON run.id = run_id ORDER BY attempt.id"
         ).fetchall()
         log = connection.execute("SELECT to_jsonb(upload_log) FROM upload_log ORDER BY id").fetchall()
         runs = connection.execute(
@@ -90,9 +92,11 @@ def _delivery(session: str, row: dict[str, Any]) -> DeliveryFacts:
     )
 
 
-def _attempt(session: str, destination: str, row: dict[str, Any]) -> AttemptFacts:
+def _attempt(session: str, destination: str, row: dict[str, Any], kind: str) -> AttemptFacts:
     digest = next((value for name, value in row.items() if "digest" in name), None)
-    return AttemptFacts(row["id"], row["delivery_id"], session, destination, row["state"], digest, row["error_message"])
+    return AttemptFacts(
+        row["id"], row["delivery_id"], session, destination, row["state"], digest, row["error_message"], kind
+    )
 
 
 def _log(row: dict[str, Any]) -> LogFacts:

@@ -2,12 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from nexus_tasks.sandbox.processes import ProcessError, wait_until
+from nexus_tasks.sandbox.process_error import ProcessError
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.chaos.audit import audit
 from tests.chaos.builder import UNEXPECTED
 from tests.chaos.explain import explain
@@ -15,7 +16,8 @@ from tests.chaos.findings import count
 from tests.chaos.installation import PLUGINS, Installation
 from tests.chaos.records import DESTINATIONS, Expected, expected, records
 from tests.chaos.rows import read_rows
-from tests.chaos.scenario import Havoc, Scenario
+from tests.chaos.scenario import Havoc, Scenario, nothing
+from tests.chaos.supervisor import Supervised
 from tests.chaos.watch import Standing, Watch, recovery
 
 SETTLING_DEADLINE_S = 120.0  # after the last fault; a healthy system needs far less
@@ -47,12 +49,13 @@ class Outcome:
     recovery_p99_s: float
     seconds: float
     explanation: tuple[str, ...] = ()
-    odd: tuple[str, ...] = ()  # what is no finding, and still should not be
+    spoiled: tuple[str, ...] = ()  # why the counts prove nothing, or not what the scenario is there to prove
+    odd: tuple[str, ...] = ()  # what is known to happen, and worth a remark
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
-        return not any(self.counts.values())
+        """Whether nothing is wrong, and the scenario has done its work."""
+        return not any(self.counts.values()) and not self.spoiled
 
     def as_row(self) -> dict[str, str | int | float]:
         """The row as it is published."""
@@ -77,12 +80,13 @@ def run(scenario: Scenario, folder: Path, seed: int, size: Size, say: Say) -> Ou
         installation.start()
         havoc = Havoc(installation, random, scenario.seconds * size.share, size.share)
         with Watch(installation.database_url) as watch:
-            odd = _strike(scenario, havoc, watch, len(wanted), say)
+            spoiled = _strike(scenario, havoc, watch, len(wanted), say)
             settled = watch.wait_settled(len(wanted), SETTLING_DEADLINE_S, _progress(say))
             _wait_for_late_objects(havoc)
         say("auditing" if settled else "gave up waiting, auditing")
         rows, objects = read_rows(installation.database_url), installation.objects()
-        odd += _oddities(installation)
+        spoiled += _unexpected(installation) + _own_exits(installation.beats)
+        workers_ended = _own_exits(installation.workers)
     finally:
         installation.stop()
     findings = audit(wanted, objects, rows)
@@ -94,12 +98,13 @@ def run(scenario: Scenario, folder: Path, seed: int, size: Size, say: Say) -> Ou
         *recovery(watch.completed_at, havoc.last_fault),
         seconds=time.monotonic() - begin,
         explanation=tuple(explain(wanted, findings, objects, rows)),
-        odd=tuple(odd),
+        spoiled=tuple(spoiled if scenario.workers_may_end else spoiled + workers_ended),
+        odd=tuple(workers_ended if scenario.workers_may_end else ()),
     )
     if outcome.clean:
         shutil.rmtree(folder)
     else:
-        (folder / REPORT).write_text("\n\n".join(outcome.explanation) + "\n", encoding="utf-8")
+        (folder / REPORT).write_text("\n\n".join(outcome.spoiled + outcome.explanation) + "\n", encoding="utf-8")
     return outcome
 
 
@@ -115,13 +120,13 @@ def _wanted(scenario: Scenario, count_of_records: int, random: Random) -> list[E
 
 def _settings(scenario: Scenario, wanted: list[Expected]) -> dict[str, str]:
     if not scenario.poison:
-        return {}
+        return dict(scenario.settings)
     [poisonous] = [record.session for record in wanted if record.doomed]
-    return {"NX_PLUGINS_PATH": str(PLUGINS), "CHAOS_POISON": poisonous}
+    return {**scenario.settings, "NX_PLUGINS_PATH": str(PLUGINS), "CHAOS_POISON": poisonous}
 
 
 def _strike(scenario: Scenario, havoc: Havoc, watch: Watch, count_of_records: int, say: Say) -> list[str]:
-    """Hand over and hurt at the same time, until both are done; says which builders did not end well."""
+    """Hand over and hurt at the same time, until both are done; says what of it could not be done."""
     installation = havoc.installation
     say("handing over, and hurting")
     seed = havoc.random.randrange(2**32)
@@ -136,7 +141,8 @@ def _strike(scenario: Scenario, havoc: Havoc, watch: Watch, count_of_records: in
         return [str(error)]
     finally:
         havoc.end_faults()
-    return [
+    harmless = ["nothing was hurt"] if scenario.strike is not nothing and not havoc.faults else []
+    return harmless + [
         f"{builder.name} ended with status {builder.returncode}: {builder.log_file}"
         for builder in installation.builders
         if builder.returncode
@@ -155,15 +161,19 @@ def _progress(say: Say) -> Callable[[Standing], None]:
     return show
 
 
-def _oddities(installation: Installation) -> list[str]:
-    """What builders were told besides `DatabaseError`, and processes that ended by themselves."""
-    odd = []
+def _unexpected(installation: Installation) -> list[str]:
+    """What builders were told besides `DatabaseError`."""
+    told = []
     for builder in installation.builders:
         lines = [line for line in builder.logs().splitlines() if line.startswith(UNEXPECTED)]
-        odd += sorted({f"{builder.name}, {lines.count(line)} times: {line}" for line in lines})
-    odd += [
+        told += sorted({f"{builder.name}, {lines.count(line)} times: {line}" for line in lines})
+    return told
+
+
+def _own_exits(programs: Sequence[Supervised]) -> list[str]:
+    """Those that ended although nobody killed them."""
+    return [
         f"{each.process.name} ended by itself {each.own_exits} times: {each.process.log_file}"
-        for each in (*installation.workers, *installation.beats)
+        for each in programs
         if each.own_exits
     ]
-    return odd

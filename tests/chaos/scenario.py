@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from nexus_tasks.sandbox.processes import wait_until
 from nexus_tasks.sandbox.services import client
 from nexus_tasks.sandbox.services.faults import Fault
+from nexus_tasks.sandbox.waiting import wait_until
 from tests.chaos.installation import Installation
 from tests.chaos.supervisor import Supervised
 
@@ -125,3 +125,5 @@ class Scenario:
     builders: int = 1
     beats: int = 1
     poison: bool = False  # with the plugin of the harness, which kills its worker on one record
+    settings: Mapping[str, str] = field(default_factory=dict)  # beside, or instead of, the short ones
+    workers_may_end: bool = False  # by themselves: Celery's do now and then when their broker dies

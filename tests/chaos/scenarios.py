@@ -14,7 +14,15 @@ SCENARIOS: tuple[Scenario, ...] = (
     *poison.SCENARIOS,
     EVERYTHING,
 )
-QUICK = ("workers-killed", "broker-flushed", "destinations-faulty")  # the short version of the run
+QUICK = (  # the short version of the run
+    "workers-killed",
+    "workers-stopped-past-lease",
+    "broker-flushed",
+    "broker-killed",
+    "database-killed",
+    "destinations-faulty",
+    "poison-record",
+)
 
 
 def named(names: list[str]) -> list[Scenario]:

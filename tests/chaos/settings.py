@@ -22,5 +22,4 @@ SHORT_SETTINGS = {
     "NX_PAUSE_FIRST": "1",  # default 30
     "NX_PAUSE_LONGEST": "4",  # default 600
     "NX_WINDOWS": "labarchives=8",  # default 16, LabArchives 1
-    "NX_PLUGINS_PATH": "",
 }

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 
-from nexus_tasks.sandbox.processes import ManagedProcess, ProcessError
+from nexus_tasks.sandbox.managed_process import ManagedProcess
+from nexus_tasks.sandbox.process_error import ProcessError
 
 RESTART_DELAY_S = 0.1  # as systemd's RestartSec
 LONGEST_START_S = 10.0  # what `end` waits for a start in progress, before it kills all the same

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from tests.chaos.findings import Kind
@@ -14,7 +15,7 @@ COLUMNS = ("scenario", "records", "faults", *(kind.value for kind in Kind), "rec
 
 
 def table(outcomes: Sequence[Outcome], seed: int) -> Table:
-    """All outcomes; what should be 0 and is not, in red."""
+    """All outcomes; what should be 0 and is not, in red, and what a spoiled scenario does not prove, below."""
     shown = Table(title=f"chaos, seed {seed}", box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         first = column == "scenario"
@@ -22,7 +23,10 @@ def table(outcomes: Sequence[Outcome], seed: int) -> Table:
     for outcome in outcomes:
         row = outcome.as_row()
         bad = {kind.value for kind in Kind if outcome.counts[kind]}
+        bad |= {"scenario"} if outcome.spoiled else set()
         shown.add_row(*(f"[red]{row[name]}[/red]" if name in bad else str(row[name]) for name in COLUMNS))
+    spoiled = [f"{outcome.scenario} is spoiled: {why}" for outcome in outcomes for why in outcome.spoiled]
+    shown.caption = escape("\n".join(spoiled)) or None
     return shown
 
 

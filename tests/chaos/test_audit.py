@@ -241,25 +241,36 @@ class TestLogRows:
 class TestDoomed:
     wanted = replace(WANTED[0], destinations=WANTED[0].destinations | {"copies"}, doomed=frozenset({"copies"}))
 
-    def findings(self, state: str, reason: str | None, status: str = "BUILT_NOT_EXPORTED") -> list[Finding]:
-        rows = good_rows()
+    reason = "The worker died 5 times"
+    kinds = ("normal", "normal", "alone", "alone", "alone")
+
+    def findings(self, state: str, reason: str | None, kinds: tuple[str, ...] = kinds) -> list[Finding]:
+        rows, status = good_rows(), "BUILT_NOT_EXPORTED"
         delivery = DeliveryFacts(50, self.wanted.session, "copies", state, reason)
-        died = AttemptFacts(50, 50, self.wanted.session, "copies", "died")
-        row = LogFacts(50, self.wanted.session, "copies", 0, 50)
+        deaths = [
+            AttemptFacts(50 + number, 50, self.wanted.session, "copies", "died", run_kind=kind)
+            for number, kind in enumerate(kinds)
+        ]
+        row = LogFacts(50, self.wanted.session, "copies", 0, deaths[-1].id)
         rows = replace(
             rows,
             statuses={**rows.statuses, self.wanted.session: status},
             deliveries=(*rows.deliveries, delivery),
-            attempts=(*rows.attempts, died),
+            attempts=(*rows.attempts, *deaths),
             log=(*rows.log, row),
         )
         return audit([self.wanted, WANTED[1]], good_objects(), rows)
 
     def test_is_right_when_it_failed_with_its_reason_in_the_log(self) -> None:
-        assert self.findings("failed", "three deaths") == []
+        assert self.findings("failed", self.reason) == []
 
-    def test_is_wrong_without_a_reason(self) -> None:
-        assert [finding.kind for finding in self.findings("failed", None)] == [Kind.LOST]
+    @pytest.mark.parametrize("reason", [None, "Given up after 75 failed attempts"])
+    def test_is_wrong_without_its_deaths_as_the_reason(self, reason: str | None) -> None:
+        assert [finding.kind for finding in self.findings("failed", reason)] == [Kind.LOST]
+
+    @pytest.mark.parametrize("kinds", [kinds[1:], ("normal", "alone", "alone", "normal", "alone")])
+    def test_is_wrong_when_it_failed_by_other_deaths_than_its_own_alone(self, kinds: tuple[str, ...]) -> None:
+        assert [finding.kind for finding in self.findings("failed", self.reason, kinds)] == [Kind.LOST]
 
     def test_is_stuck_while_it_is_tried_for_ever(self) -> None:
         assert {finding.kind for finding in self.findings("waiting", "again")} >= {Kind.STUCK, Kind.LOST}

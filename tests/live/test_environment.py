@@ -27,7 +27,7 @@ def test_without_packages_it_says_what_to_do_and_leaves_nothing_half_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_packages: None, installer: str
 ) -> None:
     if installer == "pip":
-        monkeypatch.setattr(environment, "_uv", lambda: None)
+        monkeypatch.setattr(environment, "find_uv", lambda: None)
     folder = tmp_path / "cdcs"
     with pytest.raises(CdcsNotAvailableError, match="check the network") as raised:
         ensure_environment(folder)

@@ -94,6 +94,16 @@ def test_the_environment_wins_over_the_env_file(configure: SetAll, tmp_path: Pat
     assert get_settings().NX_CDCS_URL == "https://environment.example.org"
 
 
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_a_variable_that_is_set_and_empty_wins_over_the_env_file_too(
+    configure: SetAll, tmp_path: Path, empty: str
+) -> None:
+    (tmp_path / ".env").write_text("NX_ARCHIVE_URL=s3://records-of-the-lab\nNX_SECRETS_DIR=/run/secrets-of-the-lab\n")
+    configure(NX_ARCHIVE_URL=empty, NX_SECRETS_DIR=empty)
+    assert get_settings().NX_ARCHIVE_URL is None
+    assert get_settings().NX_SECRETS_DIR is None
+
+
 def test_nothing_has_to_be_set(configure: SetAll) -> None:
     settings = get_settings()
     assert settings.NX_EXPORT_STRATEGY is Strategy.ALL
@@ -173,6 +183,13 @@ def test_another_strategy_is_refused_with_the_ones_there_are(configure: SetAll) 
         ("NX_TRIES", "0"),
         ("NX_MAX_FAILURES", "of-the-lab"),
         ("NX_CALL_DEADLINE", "-60"),
+        ("NX_PROXIES", "of-the-lab"),
+        ("NX_PROXIES", "http://jo:of-the-lab@proxy:3128"),
+        ("NX_PROXIES", "labarchives=http://jo:of-the-lab@proxy"),
+        ("NX_PROXIES", "labarchives=https://jo:of-the-lab@proxy:3128"),
+        ("NX_PROXIES", "labarchives=http://jo:of-the-lab[@proxy:3128"),
+        ("NX_PROXIES", "labarchives=http://jo:of-the-lab#@proxy:3128,cdcs=http://proxy:of-the-lab"),
+        ("NX_PROXIES", "=http://jo:of-the-lab@proxy:3128"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
@@ -272,6 +289,18 @@ def test_a_secret_does_not_show_when_another_setting_is_wrong(configure: SetAll)
     with pytest.raises(SettingsError) as refused:
         get_settings()
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_proxy_is_named_for_each_destination_and_does_not_show(configure: SetAll) -> None:
+    configure(NX_PROXIES="labarchives=http://jo:s3cr%2Ct@proxy.example.org:3128/, cdcs=http://[::1]:8080")
+    proxies = get_settings().NX_PROXIES
+    assert {name: proxy.get_secret_value() for name, proxy in proxies.items()} == {
+        "labarchives": "http://jo:s3cr%2Ct@proxy.example.org:3128/",
+        "cdcs": "http://[::1]:8080",
+    }
+    shown = f"{get_settings()!r} {proxies} {get_settings().model_dump()} {get_settings().model_dump_json()}"
+    assert "s3cr" not in shown
+    assert "labarchives" in str(proxies)
 
 
 def test_results_go_to_a_redis_broker_unless_another_place_is_named(configure: SetAll) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_tasks.builder.record_xml import read_title
-from nexus_tasks.builder.schema import validate
+from nexus_tasks.builder.schema import parse_record, validate
 from nexus_tasks.exporters.base import Activity, MemoryCheckpoint
 from nexus_tasks.testing import sample_context
 
@@ -367,7 +366,7 @@ def test_the_sample_is_a_valid_record_with_files_and_previews(tmp_path: Path) ->
 
     xml = context.xml_file_path.read_bytes()
     validate(xml)
-    assert read_title(xml) == "Sample record (first)"
+    assert parse_record(xml).findtext("{*}title") == "Sample record (first)"
     assert context.metadata == {"sha256": hashlib.sha256(xml).hexdigest()}
     assert context.dt_from.utcoffset() is not None
     pairs = [pair for activity in context.activities for pair in zip(activity.files, activity.previews, strict=True)]

@@ -11,9 +11,9 @@ def all_set(*names: str) -> bool:
     return all(getattr(get_settings(), name) is not None for name in names)
 
 
-def partly_set(*names: str) -> bool:
-    """Whether some of the settings have a value and others have none."""
-    return len({getattr(get_settings(), name) is None for name in names}) > 1
+def partly_set(address: str, *others: str) -> bool:
+    """Whether the address is set, which is how a destination is chosen, and another setting that it needs is not."""
+    return all_set(address) and not all_set(*others)
 
 
 def check_set(destination: str, *names: str) -> tuple[bool, str | None]:

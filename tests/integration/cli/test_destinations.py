@@ -28,6 +28,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def half_of_cdcs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NX_CDCS_URL", "https://cdcs.example.org")
+    monkeypatch.setenv("COLUMNS", "200")  # or sentences in tables are broken
 
 
 def row(output: str) -> dict[str, Any]:
@@ -38,6 +39,13 @@ def test_destinations_without_any_setting_are_no_problem(run: Run) -> None:
     for command in (("destinations",), ("destinations", "--check")):
         done(run(*command))
     assert done(run("status", "--check")) == "Nothing needs attention.\n"
+
+
+def test_a_secret_without_an_address_is_no_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deployments give all secrets to all processes; a destination is switched off by its address."""
+    monkeypatch.setenv("NX_CDCS_TOKEN", "secret")
+    for command in (("destinations",), ("destinations", "--check")):
+        done(run(*command))
 
 
 @pytest.mark.usefixtures("half_of_cdcs")

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import deliveries, destinations, records, runs, workers
+from nexus_tasks.db import candidates, deliveries, destinations, records, runs, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DestinationRow
 from nexus_tasks.delivery.canvas import EXPORT, OpenRun, canvas
@@ -153,7 +153,7 @@ def _plan_probes(connection: Connection, health: list[DestinationRow]) -> list[P
     planned: dict[int, PlannedRun] = {}
     for row in health:
         if row.health.wants_probe(now) and row.room > 0 and row.name not in probed:
-            record = deliveries.probe(connection, row.name, paused)
+            record = candidates.probe(connection, row.name, paused)
             if record is None or record.record_id in planned:
                 continue
             run = single(record, row.name, RunKind.PROBE)
@@ -166,7 +166,7 @@ def _plan_alone(connection: Connection, health: list[DestinationRow]) -> list[Pl
     """A run for one delivery whose workers have died, while no other such run is open anywhere."""
     if runs.open_of_kind(connection, RunKind.ALONE):
         return []
-    found = deliveries.suspected(connection, [row.name for row in health if row.health.well and row.room > 0])
+    found = candidates.suspected(connection, [row.name for row in health if row.health.well and row.room > 0])
     return [single(*found, RunKind.ALONE)] if found else []
 
 
@@ -178,7 +178,7 @@ def _plan_normal(connection: Connection, health: list[DestinationRow]) -> list[P
     planned: list[PlannedRun] = []
     seen: set[int] = set()
     for _ in range(MOST_PAGES):
-        found = deliveries.candidates(connection, room, paused, seen)
+        found = candidates.next_records(connection, room, paused, seen)
         if not found:
             break
         seen.update(record.record_id for record in found)

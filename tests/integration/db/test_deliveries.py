@@ -3,8 +3,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, text
 
-from nexus_tasks.db import deliveries, runs
-from nexus_tasks.db.deliveries import FrozenDestination, candidates
+from nexus_tasks.db import candidates, deliveries, runs
+from nexus_tasks.db.deliveries import FrozenDestination
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.plan import plan
 from nexus_tasks.states import DeliveryState, RunState, Strategy
@@ -37,7 +37,7 @@ def set_delivery(
 
 
 def found(connection: Connection, room: dict[str, int], *paused: str) -> list[int]:
-    return [item.record_id for item in candidates(connection, room, paused)]
+    return [item.record_id for item in candidates.next_records(connection, room, paused)]
 
 
 def planned(connection: Connection, room: dict[str, int], *paused: str) -> list[tuple[int, list[str]]]:
@@ -45,7 +45,7 @@ def planned(connection: Connection, room: dict[str, int], *paused: str) -> list[
     now, left = deliveries.clock(connection), dict(room)
     found: list[tuple[int, list[str]]] = []
     seen: set[int] = set()
-    while page := candidates(connection, left, paused, seen):
+    while page := candidates.next_records(connection, left, paused, seen):
         seen.update(record.record_id for record in page)
         for run in plan(page, left, paused, now):
             found.append((run.record_id, [item.destination for item in run.deliveries]))
@@ -77,7 +77,7 @@ def backlog(connection: Connection, *destinations: FrozenDestination) -> None:
 
 def test_a_new_record_is_a_candidate_with_all_its_deliveries(connection: Connection) -> None:
     record_id = add_record(connection, "session", ELABFTW, CDCS, LABARCHIVES)
-    [candidate] = candidates(connection, WIDE, ())
+    [candidate] = candidates.next_records(connection, WIDE, ())
     assert candidate.record_id == record_id
     assert [item.destination for item in candidate.deliveries] == ["cdcs", "labarchives", "elabftw"]
     assert {item.state for item in candidate.deliveries} == {DeliveryState.PENDING}
@@ -85,7 +85,7 @@ def test_a_new_record_is_a_candidate_with_all_its_deliveries(connection: Connect
 
 def test_a_record_without_deliveries_is_no_candidate(connection: Connection) -> None:
     add_record(connection, "session")
-    assert candidates(connection, WIDE, ()) == []
+    assert candidates.next_records(connection, WIDE, ()) == []
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_the_candidates_of_a_long_backlog_are_bounded_by_room_and_fast(
     connection: Connection, room: dict[str, int]
 ) -> None:
     backlog(connection, CDCS, LABARCHIVES, ELABFTW)
-    assert fastest(lambda: candidates(connection, room, ()), enough=MOST_SECONDS) < MOST_SECONDS
-    records = candidates(connection, room, ())
+    assert fastest(lambda: candidates.next_records(connection, room, ()), enough=MOST_SECONDS) < MOST_SECONDS
+    records = candidates.next_records(connection, room, ())
     assert len(records) == room.get("cdcs", 0)  # the notebooks wait for it
     assert len(planned(connection, room)) == room.get("cdcs", 0)
 
@@ -118,7 +118,7 @@ def test_the_longest_waiting_are_taken_first(connection: Connection) -> None:
 
 def test_a_record_in_an_open_run_is_no_candidate_until_it_is_closed(connection: Connection) -> None:
     record_id = add_record(connection, "session", CDCS, ELABFTW)
-    [candidate] = candidates(connection, WIDE, ())
+    [candidate] = candidates.next_records(connection, WIDE, ())
     run_id, _, _ = add_run(connection, record_id, [candidate.deliveries[0].id])
     assert found(connection, WIDE) == []
     runs.close(connection, run_id)
@@ -233,7 +233,7 @@ def test_first_success_has_no_candidates_once_one_holds_the_record(connection: C
 
 def probed(connection: Connection, destination: str, *paused: str) -> int | None:
     """The record by which the destination is tried again while it is paused, others perhaps as well."""
-    record = deliveries.probe(connection, destination, {destination, *paused})
+    record = candidates.probe(connection, destination, {destination, *paused})
     return record.record_id if record else None
 
 
@@ -273,7 +273,7 @@ def test_a_backlog_that_postgresql_knows_nothing_of_yet_is_looked_through_once(
     deliveries.add(connection, everything, [ELABFTW])
     before = rows_read(connection)
     probed(connection, "elabftw")
-    candidates(connection, {"elabftw": 16}, ())
+    candidates.next_records(connection, {"elabftw": 16}, ())
     assert rows_read(connection) - before < 20 * BACKLOG
 
 

@@ -20,6 +20,7 @@ from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXP
 from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
 from nexus_tasks.delivery.dispatch import BrokerError, dispatch
 from nexus_tasks.delivery.lease import LeaseLostError
+from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.delivery.prune import prune
 from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
@@ -95,7 +96,7 @@ class ExportTask(_DatabaseTask):
     def _go_on(self, begun: attempt.Try, settings: Settings) -> dict[str, Any]:
         engine = _engine()
         try:
-            outcome: attempt.Outcome = attempt.perform(
+            outcome: attempt.Outcome = call_plugin(
                 begun, self._destination(), engine, settings, interruption=SoftTimeLimitExceeded
             )
         except TransientError as error:

@@ -15,7 +15,7 @@ from nexus_tasks.builder.remote import BUILD, enqueue_builds
 from nexus_tasks.db import builds, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.delivery import attempt
+from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
 from nexus_tasks.states import SessionStatus
@@ -59,7 +59,7 @@ def test_its_record_reaches_a_destination_with_the_file_as_it_is_named(deploymen
 
     assert {outcome.status for outcome in outcomes} == {SessionStatus.BUILT_NOT_EXPORTED}
     (plugin,) = deployment.registry.destinations
-    attempt.perform(begun(deployment, "cdcs"), plugin, deployment.engine, deployment.settings)
+    call_plugin(begun(deployment, "cdcs"), plugin, deployment.engine, deployment.settings)
     ((file,),) = [activity.files for activity in plugin.contexts[0].activities]  # type: ignore[attr-defined]
     assert os.fsencode(file) == os.fsencode(tmp_path / "files" / "SEM") + b"/" + LATIN
     assert file.read_text(encoding="utf-8") == "seen"

@@ -17,6 +17,7 @@ from nexus_tasks.delivery.attempt import Finished, Outcome, Try
 from nexus_tasks.delivery.checkpoint import NotYetResolvableError
 from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.delivery.settle import Settled, settle
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportError, ExportResult, TransientError
@@ -244,7 +245,7 @@ def begun(deployment: Deployment, destination: str, record_id: int = 1) -> Try:
 def perform(deployment: Deployment, this: Try) -> ExportResult:
     plugin = deployment.registry.get(this.attempt.destination)
     assert plugin is not None
-    return attempt.perform(this, plugin, deployment.engine, deployment.settings)
+    return call_plugin(this, plugin, deployment.engine, deployment.settings)
 
 
 def performed(deployment: Deployment, destination: Fake) -> ExportResult:

@@ -21,6 +21,7 @@ from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError, sha256_of
 from nexus_tasks.delivery.enqueue import ClaimLostError, EnqueueError, HandedOver
 from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.delivery.settle import Settled, settle
 from nexus_tasks.exporters.base import (
     ConfigurationError,
@@ -535,7 +536,7 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
     hand_over(deployment)
     first = message_for(deployment, "cdcs")
     begun_first = begun(deployment, "cdcs")
-    answer = attempt.perform(begun_first, plugin, deployment.engine, deployment.settings)
+    answer = call_plugin(begun_first, plugin, deployment.engine, deployment.settings)
     result = attempt.finish(deployment.engine, begun_first, deployment.settings, answer).result
     assert result == {
         "destination": "cdcs",

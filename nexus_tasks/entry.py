@@ -8,15 +8,13 @@ from collections.abc import Mapping
 
 from nexus_tasks.celery import get_app
 from nexus_tasks.config import get_settings
-from nexus_tasks.db.engine import engine_for
-from nexus_tasks.deployment import Deployment
+from nexus_tasks.deployment import Deployment, deployment_of
 from nexus_tasks.exporters.registry import get_registry
 
 
 def current_deployment() -> Deployment:
     """The installation that the environment describes. Raises `SettingsError`."""
-    settings = get_settings()
-    return Deployment(settings, engine_for(settings.database_url), get_app(), get_registry())
+    return deployment_of(get_app())
 
 
 def enter(environment: Mapping[str, str]) -> Deployment:

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from celery import Celery
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
-from nexus_tasks.config import Settings
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.dispatch import BrokerError, queue_lengths
@@ -45,20 +43,20 @@ def enqueue_builds(deployment: Deployment, identifiers: Sequence[str] | None, *,
     with transaction(deployment.engine) as connection:
         asked = builds.ask(connection, identifiers, rebuild=rebuild)
     try:
-        publish_builds(deployment.app, deployment.engine, deployment.settings)
+        publish_builds(deployment)
     except BrokerError as error:
         logger.warning("%s", error)
         return AskedFor(tuple(asked), str(error))
     return AskedFor(tuple(asked))
 
 
-def publish_builds(app: Celery, engine: Engine, settings: Settings) -> int:
+def publish_builds(deployment: Deployment) -> int:
     """Send the messages of new requests, and again those that were lost; how many went out.
 
     Gives up the sessions in which builders keep dying. Raises `BrokerError`, and then what did not go out is due again.
     """
-    patience = timedelta(seconds=settings.NX_RUN_PATIENCE)
-    with transaction(engine) as connection:
+    patience = timedelta(seconds=deployment.settings.NX_RUN_PATIENCE)
+    with transaction(deployment.engine) as connection:
         if not builds.any_open(connection):
             return 0
         builds.close_needless(connection)
@@ -67,16 +65,16 @@ def publish_builds(app: Celery, engine: Engine, settings: Settings) -> int:
             if deaths >= MOST_DEATHS:
                 _give_up(connection, identifier, deaths)
         waiting = builds.waiting(connection)
-    queued = queue_lengths(app, [BUILDS_QUEUE])[BUILDS_QUEUE]
-    with transaction(engine) as connection:
+    queued = queue_lengths(deployment.app, [BUILDS_QUEUE])[BUILDS_QUEUE]
+    with transaction(deployment.engine) as connection:
         unsent = builds.lock_unsent(connection, MOST_MESSAGES - queued, waiting - queued, patience)
     for position, request in enumerate(unsent):
         if request.again:
             logger.warning("The message to build session %s is lost, it is sent again", request.session_identifier)
         try:
-            app.signature(BUILD, kwargs={"session": request.session_identifier}).apply_async()
+            deployment.app.signature(BUILD, kwargs={"session": request.session_identifier}).apply_async()
         except Exception as error:  # a client whose broker dies under it raises nearly anything
-            with transaction(engine) as connection:
+            with transaction(deployment.engine) as connection:
                 builds.unsent(connection, [not_sent.session_identifier for not_sent in unsent[position:]])
             raise BrokerError(
                 f"The broker takes no messages ({type(error).__name__}): check NX_BROKER_URL and that it runs. "

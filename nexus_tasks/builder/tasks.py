@@ -7,21 +7,19 @@ import logging
 import threading
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery
 
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
 from nexus_tasks.builder.remote import BUILD, publish_builds
-from nexus_tasks.config import SettingsError, get_settings
+from nexus_tasks.config import SettingsError
 from nexus_tasks.db import builds
-from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
+from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery.dispatch import BrokerError
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.exporters.registry import get_registry
+from nexus_tasks.task_base import DatabaseTask, of_its_own
 
 DISPATCH_BUILDS = "records.dispatch"
-DATABASE_RETRY_S = 2
-DATABASE_RETRIES = 15  # half a minute of patience with a database that restarts
 # A session of thousands of files, each up to its own time limit, is built in one task, its claim renewed all the time:
 # only what hangs for ever is ended. A second message for it meanwhile finds the session claimed.
 BUILD_SOFT_LIMIT_S = 6 * 3600
@@ -33,24 +31,21 @@ _of_this_thread = threading.local()  # `BuilderTools`: one child process that re
 
 
 def register(app: Celery) -> None:
-    """Give the app these tasks. Celery binds an app to the class of a task, so each app gets classes of its own."""
+    """Give the app these tasks."""
     for task in (BuildTask, DispatchBuildsTask):
-        app.register_task(type(task.__name__, (task,), {"__doc__": task.__doc__})())
+        app.register_task(of_its_own(task)())
 
 
-class BuildTask(Task):  # type: ignore[misc]
+class BuildTask(DatabaseTask):
     """Build one session that was asked for, or find that there is nothing to do."""
 
     name = BUILD
-    autoretry_for = (DatabaseError,)
-    max_retries = DATABASE_RETRIES
-    default_retry_delay = DATABASE_RETRY_S
     soft_time_limit = BUILD_SOFT_LIMIT_S
     time_limit = BUILD_HARD_LIMIT_S
 
     def run(self, session: str) -> dict[str, Any]:
         """Returns the session's status, None when there was nothing to do, and what is wrong."""
-        deployment = _deployment(self.app)
+        deployment = self.deployment
         with transaction(deployment.engine) as connection:
             begun = builds.clock(connection)
             rebuild = builds.take(connection, session)
@@ -68,28 +63,19 @@ class BuildTask(Task):  # type: ignore[misc]
         return _result(session, outcomes[0].status.value, outcomes[0].problem) if outcomes else _result(session)
 
 
-class DispatchBuildsTask(Task):  # type: ignore[misc]
+class DispatchBuildsTask(DatabaseTask):
     """Publish the builds that were asked for and that nothing is known of."""
 
     name = DISPATCH_BUILDS
-    autoretry_for = (DatabaseError,)
-    max_retries = DATABASE_RETRIES
-    default_retry_delay = DATABASE_RETRY_S
     ignore_result = True
 
     def run(self) -> int:
         """Returns the number of messages sent."""
-        settings = get_settings()
         try:
-            return publish_builds(self.app, engine_for(settings.database_url), settings)
+            return publish_builds(self.deployment)
         except BrokerError as error:
             logger.warning("%s", error)
             return 0
-
-
-def _deployment(app: Celery) -> Deployment:
-    settings = get_settings()
-    return Deployment(settings, engine_for(settings.database_url), app, get_registry())
 
 
 def _tools(deployment: Deployment) -> BuilderTools:

@@ -21,6 +21,7 @@ from nexus_tasks.delivery.canvas import EXPORT, OpenRun, canvas
 from nexus_tasks.delivery.plan import PlannedRun, plan, single
 from nexus_tasks.delivery.recovery import Loss, Waits, judge
 from nexus_tasks.delivery.settle import settle_within
+from nexus_tasks.deployment import Deployment
 from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
@@ -34,18 +35,18 @@ class BrokerError(PlainError):
     """The broker does not take messages. Nothing is lost: what is due stays in PostgreSQL until a later dispatch."""
 
 
-def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
+def dispatch(deployment: Deployment) -> int:
     """Plan and publish what is due and has room; the number of runs published.
 
     Raises `BrokerError` when a publish failed: that run and the ones after it are closed, their deliveries due again.
     """
-    _find_lost(app, engine, settings)
-    opened = _open_runs(engine, settings)
+    _find_lost(deployment)
+    opened = _open_runs(deployment.engine, deployment.settings)
     for position, run in enumerate(opened):
         try:
-            canvas(app, run).apply_async()
+            canvas(deployment.app, run).apply_async()
         except Exception as error:  # a client whose broker dies under it raises nearly anything
-            with transaction(engine) as connection:
+            with transaction(deployment.engine) as connection:
                 for not_sent in opened[position:]:
                     runs.take_back(connection, not_sent.run_id)
             raise BrokerError(
@@ -55,19 +56,20 @@ def dispatch(app: Celery, engine: Engine, settings: Settings) -> int:
     return len(opened)
 
 
-def _find_lost(app: Celery, engine: Engine, settings: Settings) -> None:
+def _find_lost(deployment: Deployment) -> None:
     """End the overdue runs that are lost, and settle their records; each in one transaction, so that nothing is left.
 
     The broker is asked before any row is locked: it may be slow to answer.
     """
-    with transaction(engine) as connection:
+    with transaction(deployment.engine) as connection:
         overdue = runs.overdue(connection)
         read = {queue for worker in workers.running(connection) for queue in worker.queues} if overdue else set()
     planned = [attempt for run in overdue for attempt in run.attempts if attempt.state is AttemptState.PLANNED]
-    lengths = queue_lengths(app, {EXPORT + attempt.destination for attempt in planned})
+    lengths = queue_lengths(deployment.app, {EXPORT + attempt.destination for attempt in planned})
+    patience = timedelta(seconds=deployment.settings.NX_RUN_PATIENCE)
     for run in overdue:
-        with transaction(engine) as connection:
-            _end_if_lost(connection, run.id, lengths, read, timedelta(seconds=settings.NX_RUN_PATIENCE))
+        with transaction(deployment.engine) as connection:
+            _end_if_lost(connection, run.id, lengths, read, patience)
 
 
 def _end_if_lost(

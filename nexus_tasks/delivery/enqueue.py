@@ -188,7 +188,7 @@ def _title(record: RecordToExport) -> str:
 
 def _send(deployment: Deployment) -> str | None:
     try:
-        dispatch(deployment.app, deployment.engine, deployment.settings)
+        dispatch(deployment)
     except BrokerError as error:
         logger.warning("%s", error)
         return str(error)

@@ -63,7 +63,7 @@ def retry(
             deliveries.make_due(connection, waiting, afresh=recreate, recreate=recreate)
             deliveries.make_due(connection, others, afresh=True, recreate=recreate)
         count += len(chosen)
-    dispatch(deployment.app, deployment.engine, deployment.settings)
+    dispatch(deployment)
     return count
 
 
@@ -80,7 +80,7 @@ def abandon(deployment: Deployment, session_identifier: str, destination: str) -
         may_exist = f" {MAY_EXIST}" if row.unresolved else ""
         deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}")
         settle_within(connection, row.record_id)
-    dispatch(deployment.app, deployment.engine, deployment.settings)
+    dispatch(deployment)
 
 
 def pause(deployment: Deployment, destination: str) -> None:
@@ -96,7 +96,7 @@ def resume(deployment: Deployment, destination: str) -> None:
     with transaction(deployment.engine) as connection:
         _known_health(connection, deployment, destination)
         destinations.set_health(connection, destination, Health())
-    dispatch(deployment.app, deployment.engine, deployment.settings)
+    dispatch(deployment)
 
 
 def backfill(deployment: Deployment, destination: str) -> int:
@@ -114,7 +114,7 @@ def backfill(deployment: Deployment, destination: str) -> int:
             count += deliveries.add(connection, batch, [frozen])
             verdicts = [verdict(record) for record in deliveries.of_records(connection, batch)]
             deliveries.skip(connection, {key: reason for judged in verdicts for key, reason in judged.skip.items()})
-    dispatch(deployment.app, deployment.engine, deployment.settings)
+    dispatch(deployment)
     return count
 
 
@@ -129,7 +129,7 @@ def after_restore(deployment: Deployment) -> int:
         concerned = deliveries.restored(connection)
         for record_id in lost:
             settle_within(connection, record_id)
-    dispatch(deployment.app, deployment.engine, deployment.settings)
+    dispatch(deployment)
     return concerned
 
 

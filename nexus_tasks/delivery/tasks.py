@@ -10,11 +10,10 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from sqlalchemy import Engine
 
-from nexus_tasks.config import Settings, get_settings
+from nexus_tasks.config import Settings
 from nexus_tasks.db import destinations, runs, workers
-from nexus_tasks.db.engine import DatabaseError, engine_for, transaction
+from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import archive, attempt
 from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
 from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
@@ -25,12 +24,12 @@ from nexus_tasks.delivery.prune import prune
 from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.delivery.settle import settle
 from nexus_tasks.delivery.turns import NotYourTurnError
+from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
-from nexus_tasks.exporters.registry import Registry, get_destination, get_registry, window_of
+from nexus_tasks.exporters.registry import Registry, window_of
+from nexus_tasks.task_base import DATABASE_RETRY_S, DatabaseTask, of_its_own
 
 LEAST_BACKOFF_S = 1  # LabArchives asks for a second before the first retry; it does the others no harm
-DATABASE_RETRY_S = 2
-DATABASE_RETRIES = 15  # half a minute of patience with a database that restarts
 EXPORT_SOFT_LIMIT_S = 900  # far above the calls' own deadlines; the task then returns a failure
 EXPORT_HARD_LIMIT_S = 960
 
@@ -40,25 +39,12 @@ logger = logging.getLogger(__name__)
 def register(app: Celery, registry: Registry) -> None:
     """Give the app its tasks: one export task for each destination that this process knows, and the five others."""
     for destination in registry.destinations:
-        app.register_task(_of_its_own(ExportTask)(destination.name))
+        app.register_task(of_its_own(ExportTask)(destination.name))
     for task in (FinalizeTask, CollectTask, DispatchTask, ArchiveTask, PruneTask):
-        app.register_task(_of_its_own(task)())
+        app.register_task(of_its_own(task)())
 
 
-def _of_its_own(task: type[Task]) -> type[Task]:
-    """A class for this app alone: Celery binds an app to the class of a task."""
-    return type(task.__name__, (task,), {"__doc__": task.__doc__})
-
-
-class _DatabaseTask(Task):  # type: ignore[misc]
-    """A task that is patient with a database that restarts."""
-
-    autoretry_for = (DatabaseError,)
-    max_retries: int | None = DATABASE_RETRIES
-    default_retry_delay = DATABASE_RETRY_S
-
-
-class ExportTask(_DatabaseTask):
+class ExportTask(DatabaseTask):
     """One try of one delivery. The first argument is the result of the task before it: what Flower shows.
 
     Celery counts all its retries together, those of a destination whose calls keep an interval as well, so there is no
@@ -75,7 +61,7 @@ class ExportTask(_DatabaseTask):
 
     def run(self, previous: Any = None, *, attempt_id: int, run: str, session: str) -> dict[str, Any]:  # noqa: ARG002
         """Bring the delivery to its desired state, or find that there is nothing to do."""
-        engine, settings = _engine(), get_settings()
+        engine, settings = self.deployment.engine, self.deployment.settings
         try:
             begun = attempt.begin(engine, attempt_id, run, settings)
         except attempt.NotWantedError as error:
@@ -94,7 +80,7 @@ class ExportTask(_DatabaseTask):
             raise self._come_again(begun, settings, error, DATABASE_RETRY_S) from error
 
     def _go_on(self, begun: attempt.Try, settings: Settings) -> dict[str, Any]:
-        engine = _engine()
+        engine = self.deployment.engine
         try:
             outcome: attempt.Outcome = call_plugin(
                 begun, self._destination(), engine, settings, interruption=SoftTimeLimitExceeded
@@ -110,16 +96,16 @@ class ExportTask(_DatabaseTask):
         if finished.run_is_over:
             settle(engine, begun.record.id)
         if finished.made_room or finished.run_is_over:
-            _dispatch(self.app)
+            _dispatch(self.deployment)
         return finished.result
 
     def _come_again(self, begun: attempt.Try, settings: Settings, error: Exception, seconds: float) -> Any:
         """Give the lease back, and return the exception to raise so that the try goes on after some seconds."""
-        patiently(lambda: attempt.give_back(_engine(), begun, settings, seconds))
+        patiently(lambda: attempt.give_back(self.deployment.engine, begun, settings, seconds))
         return self._later(error, seconds)
 
     def _destination(self) -> ExportDestination:
-        destination = get_destination(self.destination)
+        destination = self.deployment.registry.get(self.destination)
         if destination is None:
             raise ConfigurationError(f"This worker does not know the destination {self.destination}.")
         return destination
@@ -127,12 +113,12 @@ class ExportTask(_DatabaseTask):
     def _try_again(self, begun: attempt.Try, error: TransientError, settings: Settings) -> None:
         """Have Celery try again after a while; returns when the tries are used up, or must not be used."""
         tries = begun.attempt.tries + 1
-        if tries >= settings.NX_TRIES or not attempt.can_be_tried_again(_engine(), begun, error):
+        if tries >= settings.NX_TRIES or not attempt.can_be_tried_again(self.deployment.engine, begun, error):
             return
         longest = settings.NX_TRY_BACKOFF * 2 ** (tries - 1)
         jittered = random.uniform(min(LEAST_BACKOFF_S, longest), longest)  # noqa: S311 - not a secret
         countdown = max(jittered, asked_wait(error))
-        patiently(lambda: attempt.set_aside(_engine(), begun, settings, error, countdown))
+        patiently(lambda: attempt.set_aside(self.deployment.engine, begun, settings, error, countdown))
         raise self._later(error, countdown)
 
     def _later(self, error: Exception, countdown: float) -> Any:
@@ -143,21 +129,21 @@ class ExportTask(_DatabaseTask):
             return Ignore(not_published)
 
 
-class FinalizeTask(_DatabaseTask):
+class FinalizeTask(DatabaseTask):
     """The chord's callback: settle the record, send what is due next, archive the record if it is done."""
 
     name = FINALIZE
 
     def run(self, previous: Any = None, *, run_id: int, session: str) -> dict[str, Any]:  # noqa: ARG002
         """Returns the session's status and the states of its deliveries."""
-        engine = _engine()
+        engine = self.deployment.engine
         with transaction(engine) as connection:
             record_id = runs.record_of(connection, run_id)
         if record_id is None:
             raise Ignore
         settled = settle(engine, record_id)
-        _dispatch(self.app)
-        archive.archive(engine, get_settings(), record_id)
+        _dispatch(self.deployment)
+        archive.archive(engine, self.deployment.settings, record_id)
         return {
             "session": settled.session_identifier,
             "record_status": settled.record_status.value,
@@ -175,7 +161,7 @@ class CollectTask(Task):  # type: ignore[misc]
         return previous
 
 
-class DispatchTask(_DatabaseTask):
+class DispatchTask(DatabaseTask):
     """Plan and publish what is due: from beat, and whenever there is room again.
 
     Its worker's settings say how large the windows are; a builder that hands over may know less of them.
@@ -186,19 +172,20 @@ class DispatchTask(_DatabaseTask):
 
     def run(self) -> int:
         """Returns the number of runs published."""
-        set_in_force = get_settings().NX_WINDOWS
-        with transaction(_engine()) as connection:
-            destinations.set_windows(
-                connection, {each.name: window_of(each, set_in_force) for each in get_registry().destinations}
-            )
-        published = _dispatch(self.app)
+        deployment = self.deployment
+        windows = {
+            each.name: window_of(each, deployment.settings.NX_WINDOWS) for each in deployment.registry.destinations
+        }
+        with transaction(deployment.engine) as connection:
+            destinations.set_windows(connection, windows)
+        published = _dispatch(deployment)
         if (self.request.headers or {}).get(BY_BEAT):
-            with transaction(_engine()) as connection:
+            with transaction(deployment.engine) as connection:
                 workers.heard_of_beat(connection)
         return published
 
 
-class ArchiveTask(_DatabaseTask):
+class ArchiveTask(DatabaseTask):
     """The archiving sweep, from beat: for records whose finalize could not do it, or that had none."""
 
     name = ARCHIVE
@@ -206,10 +193,10 @@ class ArchiveTask(_DatabaseTask):
 
     def run(self) -> int:
         """Returns the number of documents moved."""
-        return archive.sweep(_engine(), get_settings())
+        return archive.sweep(self.deployment.engine, self.deployment.settings)
 
 
-class PruneTask(_DatabaseTask):
+class PruneTask(DatabaseTask):
     """Retention, from beat once a day."""
 
     name = PRUNE
@@ -217,16 +204,12 @@ class PruneTask(_DatabaseTask):
 
     def run(self) -> str:
         """Returns what was deleted, in words."""
-        return str(prune(_engine(), get_settings()))
+        return str(prune(self.deployment.engine, self.deployment.settings))
 
 
-def _engine() -> Engine:
-    return engine_for(get_settings().database_url)
-
-
-def _dispatch(app: Celery) -> int:
+def _dispatch(deployment: Deployment) -> int:
     try:
-        return dispatch(app, _engine(), get_settings())
+        return dispatch(deployment)
     except BrokerError as error:
         logger.warning("%s", error)
         return 0

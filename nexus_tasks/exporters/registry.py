@@ -90,11 +90,6 @@ def get_enabled_destinations() -> list[ExportDestination]:
     return get_registry().enabled
 
 
-def get_destination(name: str) -> ExportDestination | None:
-    """The destination of that name, enabled or not."""
-    return get_registry().get(name)
-
-
 def window_of(destination: ExportDestination, windows: Mapping[str, int] = MappingProxyType({})) -> int:
     """How many records may be on their way to it at once, over all workers; `windows` (a setting) comes first."""
     return int(windows.get(destination.name, getattr(destination, "window", DEFAULT_WINDOW)))

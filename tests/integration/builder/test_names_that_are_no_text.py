@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nexus_tasks import task_base
 from nexus_tasks.builder import tasks
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
@@ -81,7 +82,7 @@ def test_a_worker_comes_to_an_end_with_it(deployment: Deployment, monkeypatch: p
     enqueue_builds(deployment, ["s0"])
     with Disturbed() as reader:
         tools = replace(BuilderTools.of(deployment), reader=reader)
-        monkeypatch.setattr(tasks, "_deployment", lambda _: deployment)
+        monkeypatch.setattr(task_base, "deployment_of", lambda _: deployment)
         monkeypatch.setattr(tasks, "_tools", lambda _: tools)
         result = deployment.app.tasks[BUILD].apply(kwargs={"session": "s0"}, throw=True).get()
 

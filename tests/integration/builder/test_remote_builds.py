@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from nexus_tasks import task_base
 from nexus_tasks.builder import remote, tasks
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
@@ -48,8 +49,7 @@ def work_for(reader: FileReader, monkeypatch: pytest.MonkeyPatch) -> MakeWorker:
 
     def at(deployment: Deployment) -> Deployment:
         tools = replace(BuilderTools.of(deployment), reader=reader)
-        monkeypatch.setattr(tasks, "_deployment", lambda _: deployment)
-        monkeypatch.setattr(tasks, "get_settings", lambda: deployment.settings)
+        monkeypatch.setattr(task_base, "deployment_of", lambda _: deployment)
         monkeypatch.setattr(tasks, "_tools", lambda _: tools)
         return deployment
 
@@ -87,7 +87,7 @@ def queued(deployment: Deployment) -> int:
 
 def publish(deployment: Deployment) -> int:
     """What beat has a worker do."""
-    return publish_builds(deployment.app, deployment.engine, deployment.settings)
+    return publish_builds(deployment)
 
 
 def pass_time(deployment: Deployment, seconds: float) -> None:

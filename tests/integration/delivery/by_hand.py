@@ -208,7 +208,7 @@ def empty_broker(broker_url: str) -> None:
 
 def send(deployment: Deployment) -> int:
     """One dispatch."""
-    return dispatch(deployment.app, deployment.engine, deployment.settings)
+    return dispatch(deployment)
 
 
 # --- workers

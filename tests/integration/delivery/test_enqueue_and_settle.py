@@ -249,7 +249,7 @@ def test_without_a_broker_nothing_is_lost_and_a_later_dispatch_sends_it(
     assert {(row.state, row.run_state) for row in attempts_of(away)} == {(AttemptState.UNSENT, RunState.CLOSED)}
 
     back = deploy(*destinations)
-    assert dispatch(back.app, back.engine, back.settings) == 1
+    assert dispatch(back) == 1
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
     assert work(back, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
 
@@ -267,7 +267,7 @@ def test_whatever_publishing_raises_closes_the_run_and_is_told(deploy: Deploy, m
     assert problem is not None
     assert "AttributeError" in problem
     assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {(AttemptState.UNSENT, RunState.CLOSED)}
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
+    assert dispatch(deployment) == 1
 
 
 def test_without_a_broker_every_record_of_a_batch_is_kept(deploy: Deploy, broker_url: str, closed_port: int) -> None:
@@ -276,7 +276,7 @@ def test_without_a_broker_every_record_of_a_batch_is_kept(deploy: Deploy, broker
     assert fastest(lambda: hand_over(away, *batch), enough=MOST_SECONDS_WITHOUT_BROKER) < MOST_SECONDS_WITHOUT_BROKER
     assert hand_over(away, *batch).broker_problem
     back = deploy(cdcs())
-    assert dispatch(back.app, back.engine, back.settings) == 5
+    assert dispatch(back) == 5
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 5}
 
 
@@ -284,9 +284,9 @@ def test_a_window_bounds_what_is_sent_and_the_next_dispatch_sends_the_next(deplo
     deployment = deploy(cdcs(window=2))
     hand_over(deployment, *(replace(RECORD, session_identifier=f"session-{number}") for number in range(3)))
     assert [len(attempts_of(deployment, record_id)) for record_id in (1, 2, 3)] == [1, 1, 0]
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
     work(deployment, "cdcs", record_id=1)
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
+    assert dispatch(deployment) == 1
     assert [len(attempts_of(deployment, record_id)) for record_id in (1, 2, 3)] == [1, 1, 1]
 
 
@@ -298,7 +298,7 @@ def test_planners_at_once_send_each_record_once(deploy: Deploy, broker_url: str,
 
     def dispatch_together(_: int) -> int:
         together.wait(10)
-        return dispatch(deployment.app, deployment.engine, deployment.settings)
+        return dispatch(deployment)
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(dispatch_together, range(4))) == 10
@@ -380,7 +380,7 @@ def test_first_success_skips_the_rest_and_says_why(deploy: Deploy) -> None:
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
     elab = rows_of(deployment)["elabftw"]
     assert (elab.state, elab.error_message) == (DeliveryState.SKIPPED, "cdcs holds the record already")
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
 
 
 @pytest.mark.parametrize("error", [PermanentError("no"), TransientError("away")])
@@ -388,7 +388,7 @@ def test_first_success_goes_on_to_the_next_after_a_failure(deploy: Deploy, error
     deployment = deploy(cdcs(answer=raising(error)), elabftw(), NX_EXPORT_STRATEGY="first_success")
     hand_over(deployment)
     assert work(deployment, "cdcs").record_status is SessionStatus.BUILT_NOT_EXPORTED
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 1
+    assert dispatch(deployment) == 1
     assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
     assert log_of(deployment) == [("cdcs", 0), ("elabftw", 1)]
 
@@ -411,7 +411,7 @@ def test_what_requires_a_destination_that_is_tried_again_follows_it_in_the_next_
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     assert states_of(deployment) == {"cdcs": DeliveryState.WAITING, "elabftw": DeliveryState.PENDING}
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
     plugin.answer = None
     assert work_again(deployment, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
 
@@ -631,14 +631,14 @@ def test_transient_failures_count_up_to_the_most_and_then_the_delivery_fails(dep
     first = rows_of(deployment)["cdcs"]
     assert (first.state, first.failures, first.error_message) == (DeliveryState.WAITING, 1, "CDCS is away")
     assert timedelta(seconds=50) < wait_of(deployment, "cdcs") <= timedelta(seconds=60)
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
     work_again(deployment, "cdcs")
     assert timedelta(seconds=290) < wait_of(deployment, "cdcs") <= timedelta(seconds=300)
     work_again(deployment, "cdcs")
     last = rows_of(deployment)["cdcs"]
     assert (last.state, last.failures, last.next_attempt_at) == (DeliveryState.FAILED, 3, None)
     assert last.error_message == "Given up after 3 failed attempts; the last one: CDCS is away"
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
     assert log_of(deployment) == [("cdcs", 0)] * 3
 
 
@@ -650,7 +650,7 @@ def test_a_configuration_failure_leaves_the_delivery_due_and_pauses_the_destinat
     row = rows_of(deployment)["cdcs"]
     assert (row.state, row.failures, row.error_message) == (DeliveryState.PENDING, 0, "CDCS refuses the token")
     assert not health_of(deployment, "cdcs").well
-    assert dispatch(deployment.app, deployment.engine, deployment.settings) == 0
+    assert dispatch(deployment) == 0
     pass_time(deployment, 30)
     work_again(deployment, "cdcs")  # the probe
     assert rows_of(deployment)["cdcs"].failures == 0

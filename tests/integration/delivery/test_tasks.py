@@ -1,6 +1,7 @@
 """The Celery tasks, run in this process: what they do between a message and the rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from sqlalchemy import text
 
+from nexus_tasks import task_base
 from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
@@ -49,9 +51,7 @@ def work_for(monkeypatch: pytest.MonkeyPatch) -> WorkFor:
     """Have the tasks of this process belong to a deployment."""
 
     def at(deployment: Deployment) -> Deployment:
-        monkeypatch.setattr(tasks, "get_settings", lambda: deployment.settings)
-        monkeypatch.setattr(tasks, "get_destination", deployment.registry.get)
-        monkeypatch.setattr(tasks, "get_registry", lambda: deployment.registry)
+        monkeypatch.setattr(task_base, "deployment_of", lambda _: deployment)
         return deployment
 
     return at
@@ -238,12 +238,12 @@ def test_a_builder_that_knows_nothing_of_a_window_leaves_it_as_it_is(deploy: Dep
 
 
 def test_a_destination_that_this_worker_does_not_know_is_a_configuration_failure(
-    deploy: Deploy, work_for: WorkFor, monkeypatch: pytest.MonkeyPatch
+    deploy: Deploy, work_for: WorkFor
 ) -> None:
-    deployment = work_for(deploy(cdcs()))
+    deployment = deploy(cdcs())
     hand_over(deployment)
     message = message_for(deployment, "cdcs")
-    monkeypatch.setattr(tasks, "get_destination", lambda _: None)
+    work_for(replace(deployment, registry=deploy(elabftw()).registry))
     assert take(deployment, message).result["state"] == "configuration"
 
 

@@ -15,7 +15,6 @@ from nexus_tasks.exporters.registry import (
     DEFAULT_WINDOW,
     ENTRY_POINT_GROUP,
     discover,
-    get_destination,
     get_enabled_destinations,
     get_registry,
     window_of,
@@ -146,10 +145,10 @@ def test_those_are_enabled_whose_settings_are_there(configure: Callable[..., Non
 
 
 def test_a_destination_is_known_by_name_enabled_or_not() -> None:
-    cdcs = get_destination("cdcs")
+    cdcs = get_registry().get("cdcs")
     assert cdcs is not None
     assert not cdcs.enabled
-    assert get_destination("carrier_pigeon") is None
+    assert get_registry().get("carrier_pigeon") is None
 
 
 def test_a_plugin_takes_its_place_by_priority(
@@ -267,7 +266,7 @@ def test_a_plugin_that_breaks_later_stops_no_other(
         ("return True\n", "if self.broken:\n            raise OSError('no disk')\n        return True\n"),
     )
     configure(**ALL_SET, NX_PLUGINS_PATH=plugins)
-    plugin = get_destination("lab_folder")
+    plugin = get_registry().get("lab_folder")
     assert plugin is not None
     vars(plugin)["broken"] = True
     assert [destination.name for destination in get_enabled_destinations()] == CONFIGURED

@@ -29,11 +29,11 @@ from nexus_tasks.builder.session_details import SessionDetails, SessionDetailsEr
 from nexus_tasks.config import Settings, SettingsError
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
+from nexus_tasks.db.patience import patiently
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.delivery.checkpoint import patiently
+from nexus_tasks.db.storable import storable_text
 from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
 from nexus_tasks.delivery.freeze import freeze
-from nexus_tasks.delivery.plain import plain_text
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.title import short_session_id
 from nexus_tasks.states import SessionStatus
@@ -303,7 +303,7 @@ class _Build:
 
     def _outcome(self, status: SessionStatus, problem: str | None, *, waits: bool = False) -> SessionOutcome:
         if problem is not None:  # it may name a file whose name is no text
-            problem = plain_text(problem, len(problem))
+            problem = storable_text(problem, len(problem))
         return SessionOutcome(self.session.session_identifier, status, problem, waits)
 
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
+from nexus_tasks.broker import BrokerError, queue_lengths
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.dispatch import BrokerError, queue_lengths
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.states import SessionStatus
 
@@ -76,10 +76,7 @@ def publish_builds(deployment: Deployment) -> int:
         except Exception as error:  # a client whose broker dies under it raises nearly anything
             with transaction(deployment.engine) as connection:
                 builds.unsent(connection, [not_sent.session_identifier for not_sent in unsent[position:]])
-            raise BrokerError(
-                f"The broker takes no messages ({type(error).__name__}): check NX_BROKER_URL and that it runs. "
-                "Nothing is lost, the sessions are built when it is back."
-            ) from error
+            raise BrokerError(error, "the sessions are built when it is back") from error
     return len(unsent)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from celery import Celery
 
+from nexus_tasks.broker import BrokerError
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
 from nexus_tasks.builder.remote import BUILD, publish_builds
 from nexus_tasks.config import SettingsError
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.dispatch import BrokerError
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.task_base import DatabaseTask, of_its_own

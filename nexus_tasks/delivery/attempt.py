@@ -17,6 +17,7 @@ from nexus_tasks.config import Settings
 from nexus_tasks.db import deliveries, destinations, records, runs
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, DeliveryRow, Health, RecordDeliveries, RecordRow
+from nexus_tasks.db.storable import storable_text
 from nexus_tasks.delivery import documents
 from nexus_tasks.delivery.checkpoint import (
     NotYetResolvableError,
@@ -25,7 +26,6 @@ from nexus_tasks.delivery.checkpoint import (
 from nexus_tasks.delivery.digest import digest
 from nexus_tasks.delivery.health import PausePolicy, TryFacts, after_answer, after_failure
 from nexus_tasks.delivery.lease import Lease
-from nexus_tasks.delivery.plain import plain_text
 from nexus_tasks.delivery.recovery import death_message
 from nexus_tasks.delivery.retry import (
     MAX_MESSAGE_CHARACTERS,
@@ -136,7 +136,7 @@ def set_aside(engine: Engine, this: Try, settings: Settings, error: TransientErr
         if attempt is None or attempt.lease_token != this.lease.token:
             return
         patience = timedelta(seconds=countdown + settings.NX_RUN_PATIENCE)
-        runs.set_aside(connection, attempt, plain_text(str(error), MAX_MESSAGE_CHARACTERS), patience)
+        runs.set_aside(connection, attempt, storable_text(str(error), MAX_MESSAGE_CHARACTERS), patience)
         _record_health(connection, attempt, error, settings)
 
 
@@ -194,7 +194,7 @@ def _record_health(connection: Connection, attempt: AttemptRow, outcome: Outcome
             facts,
             deliveries.clock(connection),
             PausePolicy(settings.NX_PAUSE_AFTER, settings.NX_PAUSE_FIRST, settings.NX_PAUSE_LONGEST),
-            reason=plain_text(str(outcome), MAX_MESSAGE_CHARACTERS),
+            reason=storable_text(str(outcome), MAX_MESSAGE_CHARACTERS),
             at_once=isinstance(outcome, ConfigurationError),
             retry_after=retry_after if retry_after > LONGEST_WAIT_IN_A_RUN_S else 0,
         )

@@ -15,13 +15,12 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 
 from nexus_tasks.db import deliveries, destinations
-from nexus_tasks.db.engine import DatabaseError, transaction
+from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.patience import patiently
 from nexus_tasks.delivery.lease import Lease
 from nexus_tasks.delivery.turns import NotYourTurnError, Turns
 from nexus_tasks.exporters.base import ConfigurationError, NothingDoneError, PermanentError
 
-DATABASE_PATIENCE_S = 60  # for writing down what a call has created; longer than a restart of PostgreSQL
-DATABASE_POLL_S = 0.5
 OTHERS_POLL_S = 0.2
 
 UNRESOLVED_UNTIL = deliveries.UNRESOLVED_UNTIL
@@ -37,18 +36,6 @@ class NotYetResolvableError(Exception):
     def __init__(self, wait: timedelta) -> None:
         super().__init__(wait)
         self.wait = wait
-
-
-def patiently(action: Callable[[], T]) -> T:
-    """Do what must be written down, although the database may be restarting; raises `DatabaseError` in the end."""
-    give_up_at = time.monotonic() + DATABASE_PATIENCE_S
-    while True:
-        try:
-            return action()
-        except DatabaseError:
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(DATABASE_POLL_S)
 
 
 def unresolved_for(known: dict[str, dict[str, Any]], now: datetime) -> timedelta | None:

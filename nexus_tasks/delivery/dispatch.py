@@ -7,12 +7,9 @@ import logging
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from celery import Celery
-from kombu.connection import Connection as BrokerConnection
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
+from nexus_tasks.broker import BrokerError, queue_lengths
 from nexus_tasks.config import Settings
 from nexus_tasks.db import candidates, deliveries, destinations, records, runs, workers
 from nexus_tasks.db.engine import transaction
@@ -22,17 +19,11 @@ from nexus_tasks.delivery.plan import PlannedRun, plan, single
 from nexus_tasks.delivery.recovery import Loss, Waits, judge
 from nexus_tasks.delivery.settle import settle_within
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
 MOST_PAGES = 50  # of candidates in one dispatch; the next dispatch goes on
-BROKER_ERRORS = (OperationalError, RedisError, OSError, RuntimeError)
 
 logger = logging.getLogger(__name__)
-
-
-class BrokerError(PlainError):
-    """The broker does not take messages. Nothing is lost: what is due stays in PostgreSQL until a later dispatch."""
 
 
 def dispatch(deployment: Deployment) -> int:
@@ -49,10 +40,7 @@ def dispatch(deployment: Deployment) -> int:
             with transaction(deployment.engine) as connection:
                 for not_sent in opened[position:]:
                     runs.take_back(connection, not_sent.run_id)
-            raise BrokerError(
-                f"The broker takes no messages ({_reason(error)}): check NX_BROKER_URL and that it runs. "
-                "Nothing is lost, the exports go out when it is back."
-            ) from error
+            raise BrokerError(error, "the exports go out when it is back") from error
     return len(opened)
 
 
@@ -101,33 +89,6 @@ def _end_if_lost(
         logger.warning("Run %d of record %d is lost; what it was for is due again", run.id, run.record_id)
         runs.close(connection, run.id, RunState.LOST)
     settle_within(connection, run.record_id)  # a run whose attempts have all ended has only lost its finalize
-
-
-def queue_lengths(app: Celery, queues: Collection[str]) -> dict[str, int]:
-    """How many messages wait in each queue; taken for one when the broker does not answer, for nothing can be sent."""
-    lengths = dict.fromkeys(queues, 1)
-    if not queues:
-        return lengths
-    connection = app.connection_for_write()  # the one for consuming is patient with a silent broker
-    broken = (*BROKER_ERRORS, *connection.connection_errors, *connection.channel_errors)
-    try:
-        with connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
-            for queue in queues:
-                lengths[queue] = _length(connection, queue)
-    except broken as error:
-        logger.warning("The length of queue %s is not known: %s", ", ".join(sorted(queues)), error)
-    return lengths
-
-
-def _length(connection: BrokerConnection, queue: str) -> int:
-    try:
-        with connection.channel() as channel:  # type: ignore[no-untyped-call]
-            return int(channel.queue_declare(queue=queue, passive=True).message_count)
-    except connection.channel_errors as error:
-        if "NOT_FOUND" in str(error) or "no queue" in str(error).lower():
-            return 0
-        raise
 
 
 def _open_runs(engine: Engine, settings: Settings) -> list[OpenRun]:
@@ -189,8 +150,3 @@ def _plan_normal(connection: Connection, health: list[DestinationRow]) -> list[P
             for row in run.deliveries:
                 room[row.destination] -= 1
     return planned
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {cause}".splitlines()[0]

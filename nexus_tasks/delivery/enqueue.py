@@ -15,12 +15,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Connection
 
+from nexus_tasks.broker import BrokerError
 from nexus_tasks.config import Settings
 from nexus_tasks.db import deliveries, destinations, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import documents
-from nexus_tasks.delivery.dispatch import BrokerError, dispatch
+from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.freeze import freeze
 from nexus_tasks.delivery.settle import settle_within
 from nexus_tasks.deployment import Deployment

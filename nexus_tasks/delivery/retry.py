@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from nexus_tasks.db.rows import AttemptEnd
-from nexus_tasks.delivery.plain import plain_json, plain_text
+from nexus_tasks.db.storable import storable_json, storable_text
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportResult, PermanentError
 from nexus_tasks.states import AttemptState, DeliveryState
 
@@ -40,7 +40,7 @@ def after_result(result: ExportResult, failures: int) -> AttemptEnd:
         failures=failures,
         remote_record_id=None if result.record_id is None else _short(str(result.record_id)),
         remote_record_url=None if result.record_url is None else _short(str(result.record_url)),
-        remote_metadata=plain_json(result.metadata),
+        remote_metadata=storable_json(result.metadata),
     )
 
 
@@ -91,4 +91,4 @@ def _refused(message: str, failures: int, may_exist: str = "") -> AttemptEnd:
 
 def _short(message: str, last_sentence: str = "") -> str:
     ending = f" {last_sentence}" if last_sentence else ""
-    return plain_text(message, MAX_MESSAGE_CHARACTERS - len(ending)) + ending
+    return storable_text(message, MAX_MESSAGE_CHARACTERS - len(ending)) + ending

@@ -11,13 +11,15 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
+from nexus_tasks.broker import BrokerError
 from nexus_tasks.config import Settings
 from nexus_tasks.db import destinations, runs, workers
 from nexus_tasks.db.engine import DatabaseError, transaction
+from nexus_tasks.db.patience import patiently
 from nexus_tasks.delivery import archive, attempt
 from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
-from nexus_tasks.delivery.checkpoint import NotYetResolvableError, patiently
-from nexus_tasks.delivery.dispatch import BrokerError, dispatch
+from nexus_tasks.delivery.checkpoint import NotYetResolvableError
+from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.delivery.prune import prune

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kombu.exceptions import OperationalError
 
-from nexus_tasks.delivery.dispatch import queue_lengths
+from nexus_tasks.broker import queue_lengths
 from nexus_tasks.sandbox.lifeline import Lifeline
 from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.sandbox.services.client import objects

@@ -12,16 +12,15 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks import task_base
+from nexus_tasks.broker import BrokerError
 from nexus_tasks.builder import remote, tasks
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
 from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE, MOST_DEATHS, enqueue_builds, publish_builds
 from nexus_tasks.builder.tasks import DISPATCH_BUILDS
-from nexus_tasks.db import builds, records, sessions
+from nexus_tasks.db import builds, patience, records, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.delivery import checkpoint
-from nexus_tasks.delivery.dispatch import BrokerError
 from nexus_tasks.delivery.freeze import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
@@ -469,7 +468,7 @@ def test_a_build_that_a_restart_of_the_database_broke_off_is_tried_again_at_once
     deployment: Deployment, work_for: MakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue_builds(work_for(deployment), ["s1"])
-    monkeypatch.setattr(checkpoint, "DATABASE_POLL_S", 0)
+    monkeypatch.setattr(patience, "DATABASE_POLL_S", 0)
     monkeypatch.setattr(sessions, "renew", Outage(sessions.renew))
     monkeypatch.setattr(sessions, "release", Outage(sessions.release, times=2))
 
@@ -484,7 +483,7 @@ def test_what_a_build_came_to_is_written_down_when_the_database_is_back(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue_builds(deployment, ["s1"])
-    monkeypatch.setattr(checkpoint, "DATABASE_POLL_S", 0)
+    monkeypatch.setattr(patience, "DATABASE_POLL_S", 0)
     monkeypatch.setattr(builds, "end", Outage(builds.end, times=2))
 
     process_new_records(deployment, identifiers=["s1"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine
 
+from nexus_tasks.db import patience
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import checkpoint
 from nexus_tasks.delivery.attempt import Try
@@ -342,7 +343,7 @@ def test_an_identifier_is_kept_although_the_database_is_away_for_a_while(
     def database_goes_away() -> None:
         monkeypatch.setattr(checkpoint, "transaction", away_at_first)
 
-    monkeypatch.setattr(checkpoint, "DATABASE_POLL_S", 0.01)
+    monkeypatch.setattr(patience, "DATABASE_POLL_S", 0.01)
     remote.then = database_goes_away
     go_on(deployment, begun(deployment, "cdcs"))
     assert len(refused) == 3

@@ -16,10 +16,10 @@ from kombu.messaging import Consumer
 from sqlalchemy import text
 
 import nexus_tasks.celery as celery_module
+from nexus_tasks.broker import queue_lengths
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery import dispatch as planner
 from nexus_tasks.delivery.canvas import COLLECT
-from nexus_tasks.delivery.dispatch import queue_lengths
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
 from nexus_tasks.states import AttemptState, DeliveryState, RunState

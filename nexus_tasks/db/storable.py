@@ -8,17 +8,17 @@ from typing import Any
 _NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def plain_text(text: str, longest: int) -> str:
+def storable_text(text: str, longest: int) -> str:
     """The text without what cannot be stored, at most `longest` characters."""
     return _NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:longest]
 
 
-def plain_json(value: Any) -> Any:
+def storable_json(value: Any) -> Any:
     """The value as JSON can carry it: dates, paths and other objects as their text, keys as text."""
     if isinstance(value, dict):
-        return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
+        return {storable_json(str(key)): storable_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain_json(item) for item in value]
+        return [storable_json(item) for item in value]
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

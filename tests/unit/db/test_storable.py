@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_tasks.delivery.plain import plain_json, plain_text
+from nexus_tasks.db.storable import storable_json, storable_text
 
 
 @pytest.mark.parametrize(
@@ -21,17 +21,17 @@ from nexus_tasks.delivery.plain import plain_json, plain_text
     ],
 )
 def test_text_is_kept_but_for_what_postgresql_cannot_hold(said: str, kept: str) -> None:
-    assert plain_text(said, 100) == kept
+    assert storable_text(said, 100) == kept
 
 
 def test_text_is_cut_to_its_length() -> None:
-    assert plain_text("abcdef", 3) == "abc"
+    assert storable_text("abcdef", 3) == "abc"
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, -1, 1.5, "text", [1, [2]], {"a": {"b": []}}])
 def test_what_is_json_stays_as_it_is(value: Any) -> None:
-    assert plain_json(value) == value
-    assert type(plain_json(value)) is type(value)
+    assert storable_json(value) == value
+    assert type(storable_json(value)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_is_json_stays_as_it_is(value: Any) -> None:
     ],
 )
 def test_what_is_no_json_is_kept_as_its_text(value: Any, kept: Any) -> None:
-    assert plain_json(value) == kept
+    assert storable_json(value) == kept
 
 
 ANYTHING = st.recursive(
@@ -62,6 +62,6 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING)
 def test_whatever_a_plugin_says_becomes_strict_json_that_can_be_stored(value: Any) -> None:
-    written = json.dumps(plain_json(value), allow_nan=False, ensure_ascii=False)
+    written = json.dumps(storable_json(value), allow_nan=False, ensure_ascii=False)
     assert "\\u0000" not in written
     written.encode()

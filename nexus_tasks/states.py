@@ -31,14 +31,14 @@ class Strategy(StrEnum):
 class DeliveryState(StrEnum):
     """One record × one destination: what is still to do."""
 
-    PENDING = "pending"  # due now
-    WAITING = "waiting"  # due when `next_attempt_at` has passed
+    PENDING = "pending"  # no attempt has failed since it became due
+    RETRYING = "retrying"  # an attempt failed; due again at `next_attempt_at`
     SUCCEEDED = "succeeded"  # the destination holds the record
-    FAILED = "failed"  # given up, the reason stands beside it
-    SKIPPED = "skipped"  # not needed (first_success), or what it requires has failed
+    FAILED = "failed"  # no further attempts; the reason is stored beside it
+    SKIPPED = "skipped"  # not needed (first_success), or a required destination has failed
 
     @property
-    def settled(self) -> bool:
+    def final(self) -> bool:
         """Whether nothing is left to do."""
         return self in {DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED}
 
@@ -55,28 +55,29 @@ class RunKind(StrEnum):
     """Why a run was planned."""
 
     NORMAL = "normal"
-    PROBE = "probe"  # one delivery, one call: is the destination well again?
-    ALONE = "alone"  # one delivery whose workers have died; only one such run at a time
+    PROBE = "probe"  # one delivery that tests a destination whose circuit is half-open
+    QUARANTINE = "quarantine"  # one delivery in which workers have died; one such run at a time
 
 
 class AttemptState(StrEnum):
     """One delivery inside one run."""
 
     PLANNED = "planned"  # in the broker, or on its way there
-    STARTED = "started"  # a worker has it, or Celery waits to try it again
+    STARTED = "started"  # a worker has it, or Celery waits to retry it
     SUCCEEDED = "succeeded"
-    TRANSIENT = "transient"  # failed in a way that time can mend
-    PERMANENT = "permanent"  # failed in a way that time cannot mend
-    CONFIGURATION = "configuration"  # failed for every record until somebody mends the settings
-    DEFERRED = "deferred"  # not tried: what it needs is not there yet
-    SKIPPED = "skipped"  # not tried: no longer wanted
-    DIED = "died"  # its worker died in it
-    UNSENT = "unsent"  # its message never went out
+    TRANSIENT = "transient"  # failed; a later attempt may succeed
+    PERMANENT = "permanent"  # failed; no later attempt can succeed
+    CONFIGURATION = "configuration"  # fails for every record until somebody corrects the settings
+    DEFERRED = "deferred"  # made no call: what it needs is not there yet
+    SKIPPED = "skipped"  # made no call: no longer wanted
+    EXPIRED = "expired"  # its lease expired: the worker died
+    CANCELLED = "cancelled"  # its message was never published, or is lost
+    ORPHANED = "orphaned"  # its run is lost, but its message may still be queued and counts as in flight
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen in it."""
-        return self not in {AttemptState.PLANNED, AttemptState.STARTED}
+        return self not in OPEN_ATTEMPTS
 
     @property
     def logged(self) -> bool:
@@ -87,3 +88,7 @@ class AttemptState(StrEnum):
             AttemptState.PERMANENT,
             AttemptState.CONFIGURATION,
         }
+
+
+OPEN_ATTEMPTS = frozenset({AttemptState.PLANNED, AttemptState.STARTED, AttemptState.ORPHANED})  # in flight
+UNFINISHED = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING})

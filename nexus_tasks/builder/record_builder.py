@@ -32,8 +32,8 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.patience import patiently
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.db.storable import storable_text
-from nexus_tasks.delivery.enqueue import ClaimLostError, RecordToExport, export_records
-from nexus_tasks.delivery.freeze import freeze
+from nexus_tasks.delivery.export_records import ClaimLostError, RecordToExport, export_records
+from nexus_tasks.delivery.snapshot import snapshot_of
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.title import short_session_id
 from nexus_tasks.states import SessionStatus
@@ -107,7 +107,7 @@ def process_new_records(
     data_root = deployment.settings.NX_INSTRUMENT_DATA_PATH
     if data_root is None:
         raise SettingsError("NX_INSTRUMENT_DATA_PATH is missing: name the folder that holds the microscope files.")
-    freeze(deployment.registry.enabled)  # a circle would fail each hand-over, once the record is built
+    snapshot_of(deployment.registry.enabled)  # a circle would fail each hand-over, once the record is built
     outcomes: list[SessionOutcome] = []
     finder = finder_for(data_root, deployment.settings)
     lease = timedelta(seconds=deployment.settings.NX_BUILD_LEASE)

@@ -15,7 +15,7 @@ from nexus_tasks.builder.remote import BUILD, publish_builds
 from nexus_tasks.config import SettingsError
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.delivery.snapshot import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.task_base import DatabaseTask, of_its_own
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from nexus_tasks.cli.output import CommandError, Json, console, print_json
 from nexus_tasks.config import get_settings
 from nexus_tasks.db import migrate
-from nexus_tasks.delivery import operate
+from nexus_tasks.delivery import admin
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.integrations import nexuslims_import
 from nexus_tasks.integrations.nexuslims_database import read
@@ -34,7 +34,7 @@ def check() -> None:
 @cli.command()
 def after_restore() -> None:
     """After PostgreSQL was restored from a backup: look up over there before anything is created."""
-    count = operate.after_restore(current_deployment())
+    count = admin.after_restore(current_deployment())
     console.print(f"{count} deliveries are looked up before they create anything; so are sessions from before now.")
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from nexus_tasks.cli.output import Json, console, errors, print_json, print_warnings
 from nexus_tasks.db.engine import DatabaseError
-from nexus_tasks.delivery import operate
-from nexus_tasks.delivery.turns import Turns
+from nexus_tasks.delivery import admin
+from nexus_tasks.delivery.rate_limit import RateLimit
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportDestination
@@ -65,14 +65,14 @@ def show(
 @cli.command()
 def pause(destination: str) -> None:
     """Give a destination nothing until it is resumed."""
-    operate.pause(current_deployment(), destination)
+    admin.pause(current_deployment(), destination)
     console.print(f"{escape(destination)} is paused until `nexus-tasks destinations resume {escape(destination)}`.")
 
 
 @cli.command()
 def resume(destination: str) -> None:
     """Have a paused destination get what is due."""
-    operate.resume(current_deployment(), destination)
+    admin.resume(current_deployment(), destination)
     console.print(f"{escape(destination)} gets what is due.")
 
 
@@ -80,7 +80,7 @@ def resume(destination: str) -> None:
 def backfill(destination: str) -> None:
     """Send the older records to a destination that is new."""
     deployment = current_deployment()
-    count = operate.backfill(deployment, destination)
+    count = admin.backfill(deployment, destination)
     console.print(f"{count} records go to {escape(destination)}.")
     if count:
         print_warnings(unwell(deployment))
@@ -111,7 +111,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 
 def _findings(deployment: Deployment, *, paced: bool) -> Iterator[tuple[str, list[Finding]]]:
-    """What each destination says that is to take part; without a database there are no turns to take."""
+    """What each destination says that is to take part; without a database there is no rate limit."""
     for destination in [*deployment.registry.half_configured, *deployment.registry.enabled]:
         with _pace(deployment, destination) if paced else nullcontext():
             yield destination.name, list(check_up(destination))
@@ -120,12 +120,12 @@ def _findings(deployment: Deployment, *, paced: bool) -> Iterator[tuple[str, lis
 @contextmanager
 def _pace(deployment: Deployment, destination: ExportDestination) -> Iterator[None]:
     """The calls of a check keep the destination's interval, beside those of the workers."""
-    turns = Turns.of(deployment.engine, destination, deployment.settings, stays=True)
+    rate_limit = RateLimit.of(deployment.engine, destination, deployment.settings)
     try:
-        with before_each_call(turns.take):
+        with before_each_call(rate_limit.wait_patiently):
             yield
     finally:
-        turns.leave_floor()
+        rate_limit.release()
 
 
 def _checks_table(findings: Mapping[str, list[Finding]]) -> Table:

@@ -15,7 +15,7 @@ from nexus_tasks.cli.times import moment
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.enqueue import RecordToExport, export_records
+from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.status import view

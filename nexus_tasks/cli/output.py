@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 STYLES = {
     DeliveryState.SUCCEEDED: "green",
     DeliveryState.FAILED: "red",
-    DeliveryState.WAITING: "yellow",
+    DeliveryState.RETRYING: "yellow",
     DeliveryState.SKIPPED: "dim",
     DeliveryState.PENDING: "cyan",
     RUNNING: "bold cyan",

@@ -9,7 +9,7 @@ from nexus_tasks.cli.output import CommandError, console, print_warnings
 from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import operate
+from nexus_tasks.delivery import admin
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.monitoring.wellbeing import unwell
 
@@ -34,8 +34,8 @@ def retry(
         raise CommandError("--recreate needs the session and --destination: it makes a new object over there.")
     wanted = check_known(deployment, session)
     if destination is not None:
-        operate.plugin_of(deployment, destination)
-    count = operate.retry(deployment, wanted, destination=destination, only_failed=failed, recreate=recreate)
+        admin.plugin_of(deployment, destination)
+    count = admin.retry(deployment, wanted, destination=destination, only_failed=failed, recreate=recreate)
     console.print(f"{count} deliveries are due now." if count else "There is nothing to retry.")
     if count:
         print_warnings(unwell(deployment))
@@ -56,5 +56,5 @@ def abandon(
                 raise CommandError(f"No build of session {session} has failed: name a delivery with --destination.")
         console.print(f"The record of session {escape(session)} is given up.")
         return
-    operate.abandon(deployment, session, destination)
+    admin.abandon(deployment, session, destination)
     console.print(f"The delivery of session {escape(session)} to {escape(destination)} is given up.")

@@ -1,104 +1,79 @@
-"""Queries about deliveries: what was frozen, what is due, and what each destination holds."""
+"""The statements about deliveries outside of an attempt: what they are, and what operators ask for."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    and_,
-    bindparam,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    true,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, text
 
-from nexus_tasks.db.among import among
-from nexus_tasks.db.models import Adoptable, Delivery, Record, Restore
+from nexus_tasks.db.columns import DELIVERY, delivery_row
 from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
-from nexus_tasks.states import DeliveryState
+from nexus_tasks.states import DeliveryState, Strategy
 
-UNRESOLVED_UNTIL = "unresolved_until"  # in `remote`: an intent
-ANY_INTENT: ColumnElement[Any] = literal_column(f"'$.*.{UNRESOLVED_UNTIL}'::jsonpath")
-UNSETTLED = (DeliveryState.PENDING, DeliveryState.WAITING)
 RESTORED_WITHIN = "1h"  # all deliveries are changed at once or none: millions take longer than a statement may
 
-
-@dataclass(frozen=True)
-class FrozenDestination:
-    """What is written down about a destination when a record is handed over; later settings do not change it."""
-
-    name: str
-    priority: int
-    depends_on: tuple[str, ...]
-    requires: tuple[str, ...]
-    updates: bool
-
-
-def add(connection: Connection, record_ids: Collection[int], destinations: Iterable[FrozenDestination]) -> int:
-    """Insert a pending delivery of each record for each destination, where there is none yet; how many.
-
-    Where the database was restored since the session, the record may be over there: it is looked up first. What
-    another program is known to have made of the session is brought up to date instead of made again.
-    """
-    columns = [
-        Delivery.record_id,
-        Delivery.destination,
-        Delivery.priority,
-        Delivery.depends_on,
-        Delivery.requires,
-        Delivery.updates,
-        Delivery.look_up_first,
-        Delivery.remote,
-    ]
-    added = 0
-    for destination in destinations:
-        rows = (
-            select(
-                Record.id,
-                literal(destination.name),
-                literal(destination.priority),
-                literal(list(destination.depends_on), Delivery.depends_on.type),
-                literal(list(destination.requires), Delivery.requires.type),
-                literal(destination.updates),
-                select(Restore.restored_at).where(Restore.restored_at > Record.dt_to).exists(),
-                func.coalesce(Adoptable.remote, literal({}, Delivery.remote.type)),
-            )
-            .outerjoin(
-                Adoptable,
-                and_(
-                    Adoptable.session_identifier == Record.session_identifier,
-                    Adoptable.destination == destination.name,
-                ),
-            )
-            .where(among(Record.id, record_ids))
-            .order_by(Record.id)
-        )
-        statement = insert(Delivery).from_select(columns, rows).on_conflict_do_nothing()
-        added += connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount
-    return added
+_OF_RECORDS = text(f"""
+    SELECT record.id AS of_record, record.strategy, record.sha256, record.session_identifier, {DELIVERY}
+    FROM record LEFT JOIN delivery ON delivery.record_id = record.id
+    WHERE record.id = ANY(:records)
+    ORDER BY record.id, delivery.priority DESC, delivery.destination
+""")
+_CLOCK = text("SELECT now()")
+_MAKE_DUE = text("""
+    UPDATE delivery SET state = 'pending', next_attempt_at = now(),
+        failures = CASE WHEN :afresh THEN 0 ELSE failures END,
+        deaths = CASE WHEN :afresh THEN 0 ELSE deaths END,
+        error_message = CASE WHEN :afresh THEN NULL ELSE error_message END,
+        remote = CASE WHEN :recreate THEN '{}' ELSE remote END
+    WHERE id = ANY(:deliveries)
+""")
+_SET_WAITS = text("""
+    UPDATE delivery SET waits_for = changed.waits_for
+    FROM unnest(CAST(:ids AS int[]), CAST(:waits AS text[])) AS changed (id, waits_for)
+    WHERE delivery.id = changed.id AND delivery.waits_for <> changed.waits_for
+""")
+_SKIP = text("""
+    UPDATE delivery SET state = 'skipped', error_message = unwanted.reason
+    FROM unnest(CAST(:ids AS int[]), CAST(:reasons AS text[])) AS unwanted (id, reason)
+    WHERE delivery.id = unwanted.id AND delivery.state IN ('pending', 'retrying')
+""")
+_ABANDON = text("""
+    UPDATE delivery SET state = 'failed', error_message = :reason, input_fingerprint = NULL
+    WHERE id = :delivery AND state IN ('pending', 'retrying', 'failed')
+""")
+_ALLOW = text("SELECT set_config('statement_timeout', :within, true)")  # for this transaction
+_RESTORED = text("INSERT INTO restore (restored_at) VALUES (now()) ON CONFLICT DO NOTHING")
+_LOOK_UP_ALL = text("UPDATE delivery SET look_up_first = true")
+_UNFINISHED = text("SELECT count(*) FROM delivery WHERE state IN ('pending', 'retrying')")
+_REMOTE = text("SELECT remote FROM delivery WHERE id = :delivery")
+_WITHOUT = text("""
+    SELECT id FROM record
+    WHERE NOT EXISTS (SELECT FROM delivery WHERE delivery.record_id = record.id AND destination = :destination)
+    ORDER BY id
+""")
+_TO_RETRY = text("""
+    SELECT DISTINCT delivery.record_id FROM delivery JOIN record ON record.id = delivery.record_id
+    WHERE delivery.state = ANY(:states) AND (delivery.state <> 'skipped' OR cardinality(delivery.requires) > 0)
+        AND (CAST(:destination AS text) IS NULL OR delivery.destination = :destination)
+        AND (CAST(:sessions AS text[]) IS NULL OR record.session_identifier = ANY(:sessions))
+    ORDER BY delivery.record_id
+""")
 
 
 def of_records(connection: Connection, record_ids: Collection[int]) -> list[RecordDeliveries]:
     """Those records with all their deliveries, the highest priority first."""
     if not record_ids:
         return []
-    statement = select(Record.id, Record.strategy, Record.sha256).where(among(Record.id, record_ids))
-    records = connection.execute(statement.order_by(Record.id)).all()
-    deliveries: dict[int, list[DeliveryRow]] = {record.id: [] for record in records}
-    rows = _DELIVERIES.where(among(Delivery.record_id, record_ids))
-    for row in connection.execute(rows.order_by(Delivery.priority.desc(), Delivery.destination)):
-        delivery = _delivery_row(row._asdict())
-        deliveries[delivery.record_id].append(delivery)
+    rows: dict[int, list[DeliveryRow]] = {}
+    records: dict[int, tuple[Strategy, str, str]] = {}
+    for row in connection.execute(_OF_RECORDS, {"records": list(record_ids)}):
+        records[row.of_record] = (Strategy(row.strategy), row.sha256, row.session_identifier)
+        found = rows.setdefault(row.of_record, [])
+        if row.id is not None:
+            found.append(delivery_row(row._mapping))
     return [
-        RecordDeliveries(record.id, record.strategy, tuple(deliveries[record.id]), record.sha256) for record in records
+        RecordDeliveries(record_id, strategy, tuple(rows[record_id]), sha256, session)
+        for record_id, (strategy, sha256, session) in records.items()
     ]
 
 
@@ -108,85 +83,56 @@ def of_record(connection: Connection, record_id: int) -> RecordDeliveries:
 
 
 def clock(connection: Connection) -> datetime:
-    """The time as PostgreSQL has it; every decision about what is due uses this clock."""
-    return connection.execute(select(func.now())).scalar_one()
+    """The time as PostgreSQL has it, the same in all of a transaction."""
+    now: datetime = connection.execute(_CLOCK).scalar_one()
+    return now
 
 
-def skip(connection: Connection, reasons: Mapping[int, str]) -> None:
-    """Settle deliveries that are not wanted any more, by their ids, each with its reason."""
+def remote_of(connection: Connection, delivery_id: int) -> dict[str, dict[str, Any]]:
+    """What is known of the delivery's remote objects, by step.
+
+    Of a step: "id", "content" (a fingerprint), "unresolved_until" while the outcome of its creating call is unknown.
+    """
+    return dict(connection.execute(_REMOTE, {"delivery": delivery_id}).scalar_one())
+
+
+def skip(connection: Connection, reasons: dict[int, str]) -> None:
+    """Skip deliveries that are not wanted any more, by their ids, each with its reason."""
     if reasons:
-        connection.execute(
-            update(Delivery)
-            .where(Delivery.id == bindparam("delivery_id"), among(Delivery.state, UNSETTLED))
-            .values(state=DeliveryState.SKIPPED, next_attempt_at=None, error_message=bindparam("reason")),
-            [{"delivery_id": delivery_id, "reason": reason} for delivery_id, reason in reasons.items()],
-        )
+        connection.execute(_SKIP, {"ids": list(reasons), "reasons": list(reasons.values())})
+
+
+def set_waits(connection: Connection, waits_for: dict[int, str]) -> None:
+    """Store what deliveries wait for, by their ids."""
+    if waits_for:
+        connection.execute(_SET_WAITS, {"ids": list(waits_for), "waits": list(waits_for.values())})
 
 
 def make_due(
     connection: Connection, delivery_ids: Collection[int], *, afresh: bool = False, recreate: bool = False
 ) -> None:
-    """Have deliveries tried again. `afresh` forgets their failures, `recreate` also what was created over there."""
-    if not delivery_ids:
-        return
-    values: dict[str, Any] = {"state": DeliveryState.PENDING, "next_attempt_at": None}
-    if afresh:
-        values |= {"failures": 0, "deaths": 0, "error_message": None}
-    if recreate:
-        values["remote"] = {}
-    connection.execute(update(Delivery).where(among(Delivery.id, delivery_ids)).values(values))
+    """Have deliveries attempted again. `afresh` forgets their failures, `recreate` also what they have created."""
+    if delivery_ids:
+        parameters = {"deliveries": list(delivery_ids), "afresh": afresh, "recreate": recreate}
+        connection.execute(_MAKE_DUE, parameters)
 
 
-def give_up(connection: Connection, delivery_id: int, reason: str) -> None:
-    """Settle a delivery as failed, whatever becomes of its inputs: without a digest none is outdated."""
-    connection.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state.in_((*UNSETTLED, DeliveryState.FAILED)))
-        .values(state=DeliveryState.FAILED, next_attempt_at=None, error_message=reason, digest=None)
-    )
+def abandon(connection: Connection, delivery_id: int, reason: str) -> None:
+    """Fail a delivery whatever becomes of its inputs: without a fingerprint of them it is never outdated."""
+    connection.execute(_ABANDON, {"delivery": delivery_id, "reason": reason})
 
 
 def restored(connection: Connection) -> int:
-    """After a restore: every delivery looks over there before it creates anything; how many are not settled."""
-    connection.execute(select(func.set_config("statement_timeout", RESTORED_WITHIN, true())))  # for this transaction
-    connection.execute(insert(Restore).values(restored_at=func.now()).on_conflict_do_nothing())
-    connection.execute(update(Delivery).values(look_up_first=True))
-    unsettled = select(func.count()).select_from(Delivery).where(Delivery.state.in_(UNSETTLED))
-    return connection.execute(unsettled).scalar_one()
-
-
-def lock_remote(connection: Connection, delivery_id: int) -> tuple[dict[str, dict[str, Any]], bool]:
-    """What is known of the objects over there by step, and whether to look before creating; the row is locked.
-
-    Of a step: "id", "content" (a fingerprint), "unresolved_until" while nobody knows how its creating call ended.
-    """
-    statement = select(Delivery.remote, Delivery.look_up_first).where(Delivery.id == delivery_id)
-    row = connection.execute(statement.with_for_update(key_share=True)).one()
-    return dict(row[0]), row[1]
-
-
-def set_remote(connection: Connection, delivery_id: int, step: str, known: dict[str, Any]) -> None:
-    """Keep what is known of the object that a step creates."""
-    connection.execute(
-        update(Delivery).where(Delivery.id == delivery_id).values(remote=Delivery.remote.op("||")({step: known}))
-    )
-
-
-def forget_intents(connection: Connection, delivery_id: int) -> None:
-    """Take it for known how every creating call of the delivery has ended."""
-    remote, _ = lock_remote(connection, delivery_id)
-    resolved = {
-        step: {key: value for key, value in known.items() if key != UNRESOLVED_UNTIL}
-        for step, known in remote.items()
-        if known.get("id") is not None or UNRESOLVED_UNTIL not in known
-    }
-    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(remote=resolved))
+    """After a restore, every delivery looks up its objects before it creates any; how many are not final."""
+    connection.execute(_ALLOW, {"within": RESTORED_WITHIN})
+    connection.execute(_RESTORED)
+    connection.execute(_LOOK_UP_ALL)
+    return int(connection.execute(_UNFINISHED).scalar_one())
 
 
 def records_without(connection: Connection, destination: str) -> list[int]:
     """The records that were never meant for the destination, oldest first."""
-    meant = select(Delivery.id).where(Delivery.record_id == Record.id, Delivery.destination == destination)
-    return list(connection.execute(select(Record.id).where(~meant.exists()).order_by(Record.id)).scalars())
+    return list(connection.execute(_WITHOUT, {"destination": destination}).scalars())
 
 
 def records_to_retry(
@@ -197,46 +143,11 @@ def records_to_retry(
 ) -> list[int]:
     """The records of those sessions, or of all, with a delivery in such a state, oldest first.
 
-    Of what was skipped only what requires another delivery counts: that one may be there now.
+    Of what was skipped only what requires another delivery counts: that one may have succeeded since.
     """
-    statement = (
-        select(Delivery.record_id)
-        .where(
-            Delivery.state.in_(states),
-            or_(Delivery.state != DeliveryState.SKIPPED, func.cardinality(Delivery.requires) > 0),
-        )
-        .distinct()
-        .order_by(Delivery.record_id)
-    )
-    if destination is not None:
-        statement = statement.where(Delivery.destination == destination)
-    if identifiers is not None:
-        statement = statement.join(Record, Record.id == Delivery.record_id)
-        statement = statement.where(among(Record.session_identifier, identifiers))
-    return list(connection.execute(statement).scalars())
-
-
-def _delivery_row(columns: dict[str, Any]) -> DeliveryRow:
-    lists = {name: tuple(columns[name]) for name in ("depends_on", "requires")}
-    return DeliveryRow(**{**columns, **lists})
-
-
-_DELIVERIES = select(  # the columns are named as DeliveryRow names them
-    Delivery.id,
-    Delivery.record_id,
-    Delivery.destination,
-    Delivery.priority,
-    Delivery.depends_on,
-    Delivery.requires,
-    Delivery.state,
-    Delivery.updates,
-    Delivery.failures,
-    Delivery.deaths,
-    Delivery.next_attempt_at,
-    Delivery.error_message,
-    Delivery.digest,
-    func.jsonb_path_exists(Delivery.remote, ANY_INTENT).label("unresolved"),
-    Delivery.remote_record_id,
-    Delivery.remote_record_url,
-    Delivery.succeeded_at,
-)
+    parameters = {
+        "states": [state.value for state in states],
+        "sessions": None if identifiers is None else list(identifiers),
+        "destination": destination,
+    }
+    return list(connection.execute(_TO_RETRY, parameters).scalars())

@@ -1,170 +1,143 @@
-"""Queries about destinations: their windows, how full they are, and how well."""
+"""The statements about destinations: what they have in flight, circuit breaker, rate limit, and shared objects."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, literal, or_, select, true, update
-from sqlalchemy.dialects.postgresql import insert
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection, Engine, text
 
-from nexus_tasks.db.models import Attempt, Delivery, Destination
-from nexus_tasks.db.rows import DestinationRow, Health
-from nexus_tasks.states import AttemptState
+from nexus_tasks.db.columns import BREAKER, breaker
+from nexus_tasks.db.engine import execute
+from nexus_tasks.db.rows import Breaker, DestinationRow
 
-LEAST_WAIT_S = 0.001  # of a call whose turn comes at this very moment
-FLOOR_WAIT_S = 1.0  # of a call while another try has the floor
-OPEN = (AttemptState.PLANNED, AttemptState.STARTED)
+_ENSURE = text("""
+    INSERT INTO destination (name, max_in_flight)
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:limits AS int[])) ON CONFLICT DO NOTHING
+""")
+_SET_MAX_IN_FLIGHT = text("""
+    UPDATE destination SET max_in_flight = wanted.max_in_flight
+    FROM unnest(CAST(:names AS text[]), CAST(:limits AS int[])) AS wanted (name, max_in_flight)
+    WHERE destination.name = wanted.name AND destination.max_in_flight <> wanted.max_in_flight
+""")
+_ALL = text(f"""
+    SELECT destination.name, destination.max_in_flight, coalesce(in_flight.count, 0) AS in_flight, {BREAKER}
+    FROM destination LEFT JOIN (
+        SELECT attempt.destination, count(*) FROM attempt
+        WHERE attempt.state IN ('planned', 'started', 'orphaned') GROUP BY attempt.destination
+    ) AS in_flight ON in_flight.destination = destination.name
+    ORDER BY destination.name
+""")
+_BREAKER = text(f"SELECT {BREAKER} FROM destination WHERE name = :name")
+_LOCK_BREAKER = text(f"SELECT {BREAKER} FROM destination WHERE name = :name FOR NO KEY UPDATE")
+_SET_BREAKER = text("""
+    UPDATE destination SET paused = :paused, failing_records = CAST(:failing_records AS int[]), opened_at = :opened_at,
+        open_until = :open_until, open_seconds = :open_seconds, reason = :reason, recovered_at = :recovered_at
+    WHERE name = :name
+""")
+_TAKE_TOKEN = text("""
+    UPDATE destination SET rate_limit_token = :token, rate_limit_until = clock_timestamp() + :lasting
+    WHERE name = :name
+        AND (rate_limit_token IS NULL OR rate_limit_token = :token OR rate_limit_until <= clock_timestamp())
+    RETURNING last_call_at, clock_timestamp() AS now
+""")
+_HAS_ROW = text("SELECT 1 FROM destination WHERE name = :name")
+_RELEASE_TOKEN = text("""
+    UPDATE destination SET rate_limit_token = NULL, rate_limit_until = NULL,
+        last_call_at = greatest(last_call_at, clock_timestamp() - :ago)
+    WHERE name = :name AND rate_limit_token = :token
+""")
+_LOCK_SHARED = text(
+    "SELECT remote -> :step AS known, now() AS now FROM destination WHERE name = :name FOR NO KEY UPDATE"
+)
+_SET_SHARED = text("""
+    UPDATE destination SET remote = remote || jsonb_build_object(CAST(:step AS text), CAST(:known AS jsonb))
+    WHERE name = :name
+""")
 
 
-def ensure(connection: Connection, windows: Mapping[str, int]) -> None:
-    """Have a row for each destination; one that is there keeps its window."""
-    known = set(connection.execute(select(Destination.name)).scalars())
-    new = [{"name": name, "window": windows[name]} for name in sorted(windows) if name not in known]
-    if new:
-        connection.execute(insert(Destination).values(new).on_conflict_do_nothing())
+@dataclass(frozen=True)
+class RateLimitToken:
+    """The token was taken: when the last call was made, and PostgreSQL's clock at this moment."""
+
+    last_call_at: datetime | None
+    now: datetime
 
 
-def set_windows(connection: Connection, windows: Mapping[str, int]) -> None:
-    """Give the destinations that have a row the window that is set for them now."""
-    known = {row.name: row.window for row in connection.execute(select(Destination.name, Destination.window))}
-    for name in sorted(known.keys() & windows.keys()):
-        if known[name] != windows[name]:
-            connection.execute(update(Destination).where(Destination.name == name).values(window=windows[name]))
+def ensure(connection: Connection, max_in_flight: Mapping[str, int]) -> None:
+    """Have a row for each destination; one that is there keeps its limit."""
+    connection.execute(_ENSURE, _limits(max_in_flight))
+
+
+def set_max_in_flight(connection: Connection, max_in_flight: Mapping[str, int]) -> None:
+    """Give the destinations that have a row the limit that is set for them now."""
+    connection.execute(_SET_MAX_IN_FLIGHT, _limits(max_in_flight))
+
+
+def _limits(max_in_flight: Mapping[str, int]) -> dict[str, Any]:
+    names = sorted(max_in_flight)
+    return {"names": names, "limits": [max_in_flight[name] for name in names]}
 
 
 def all_rows(connection: Connection) -> list[DestinationRow]:
     """Every destination that a record was ever sent to."""
-    open_attempts = (
-        select(Delivery.destination, func.count().label("open"))
-        .join(Attempt, Attempt.delivery_id == Delivery.id)
-        .where(Attempt.state.in_(OPEN))
-        .group_by(Delivery.destination)
-        .subquery()
-    )
-    statement = (
-        select(Destination.name, Destination.window, func.coalesce(open_attempts.c.open, 0), *_HEALTH)
-        .outerjoin(open_attempts, open_attempts.c.destination == Destination.name)
-        .order_by(Destination.name)
-    )
-    return [DestinationRow(row[0], row[1], row[2], _health(*row[3:])) for row in connection.execute(statement)]
+    return [
+        DestinationRow(row.name, row.max_in_flight, row.in_flight, breaker(row._mapping))
+        for row in connection.execute(_ALL)
+    ]
 
 
-def get(connection: Connection, name: str) -> DestinationRow | None:
-    """The destination of that name, if a record was ever sent to it."""
-    return next((row for row in all_rows(connection) if row.name == name), None)
+def is_known(engine: Engine, name: str) -> bool:
+    """Whether a record was ever sent to the destination."""
+    return execute(engine, _HAS_ROW, {"name": name}) is not None
 
 
-def health(connection: Connection, name: str) -> Health:
-    """How the destination is, as every try asks first."""
-    row = connection.execute(select(*_HEALTH).where(Destination.name == name)).one_or_none()
-    return _health(*row) if row else Health()
+# --- circuit breaker
 
 
-def lock_health(connection: Connection, name: str) -> Health:
-    """As `health`, locked until the end of the transaction: failures are counted one after the other."""
-    row = connection.execute(
-        select(*_HEALTH).where(Destination.name == name).with_for_update(key_share=True)
-    ).one_or_none()
-    return _health(*row) if row else Health()
+def breaker_of(connection: Connection, name: str) -> Breaker:
+    """The destination's circuit breaker."""
+    row = connection.execute(_BREAKER, {"name": name}).one_or_none()
+    return Breaker() if row is None else breaker(row._mapping)
 
 
-def set_health(connection: Connection, name: str, value: Health) -> None:
-    """Write how the destination is."""
-    connection.execute(
-        update(Destination)
-        .where(Destination.name == name)
-        .values(
-            held=value.held,
-            failing_records=list(value.failing_records),
-            paused_at=value.paused_at,
-            not_before=value.not_before,
-            pause_seconds=value.pause_seconds,
-            reason=value.reason,
-            well_since=value.well_since,
-        )
-    )
+def lock_breaker(connection: Connection, name: str) -> Breaker:
+    """As `breaker_of`, locked until the end of the transaction: failures are counted one after the other."""
+    row = connection.execute(_LOCK_BREAKER, {"name": name}).one_or_none()
+    return Breaker() if row is None else breaker(row._mapping)
 
 
-def take_turn(
-    connection: Connection, name: str, interval: float, slack: float, token: UUID, *, floor_for: float | None = None
-) -> float:
-    """Note that a call leaves within `slack` seconds, and return 0; else the seconds until it may be asked again.
-
-    That is when the last call is too near, or another try has the floor. `floor_for` seconds from now the floor is
-    this one's, of `token`.
-    """
-    next_call_at = Destination.last_call_at + literal(timedelta(seconds=interval))
-    floor_is_free = or_(
-        Destination.floor.is_(None), Destination.floor == token, Destination.floor_until <= func.clock_timestamp()
-    )
-    values: dict[str, Any] = {"last_call_at": func.clock_timestamp() + literal(timedelta(seconds=slack))}
-    if floor_for is not None:
-        values |= {"floor": token, "floor_until": func.clock_timestamp() + literal(timedelta(seconds=floor_for))}
-    taken = connection.execute(
-        update(Destination)
-        .where(Destination.name == name, func.coalesce(next_call_at <= func.clock_timestamp(), true()), floor_is_free)
-        .values(values)
-        .returning(Destination.name)
-    )
-    if taken.one_or_none() is not None:
-        return 0.0
-    left = func.extract("epoch", next_call_at - func.clock_timestamp())
-    row = connection.execute(select(left, floor_is_free).where(Destination.name == name)).one_or_none()
-    if row is None:  # no record was ever sent to it
-        return 0.0
-    least = LEAST_WAIT_S if row[1] else FLOOR_WAIT_S
-    return max(least, float(row[0] or 0))
+def set_breaker(connection: Connection, name: str, value: Breaker) -> None:
+    """Write the destination's circuit breaker."""
+    connection.execute(_SET_BREAKER, {**vars(value), "failing_records": list(value.failing_records), "name": name})
 
 
-def leave_floor(connection: Connection, name: str, token: UUID) -> None:
-    """Let the others make calls again, if this try has the floor."""
-    connection.execute(
-        update(Destination)
-        .where(Destination.name == name, Destination.floor == token)
-        .values(floor=None, floor_until=None)
-    )
+# --- rate limit
 
 
-def queue_up(connection: Connection, name: str, interval: float, slack: float) -> float:
-    """The seconds until it is the turn of one more that waits, behind all who wait already."""
-    behind = func.greatest(
-        Destination.last_call_at + literal(timedelta(seconds=interval)),
-        Destination.last_turn_at + literal(timedelta(seconds=interval + slack)),
-    )
-    given = connection.execute(
-        update(Destination)
-        .where(Destination.name == name)
-        .values(last_turn_at=func.greatest(behind, func.clock_timestamp()))
-        .returning(func.extract("epoch", Destination.last_turn_at - func.clock_timestamp()))
-    )
-    return float(given.scalar_one())
+def take_rate_limit_token(engine: Engine, name: str, token: UUID, lasting: timedelta) -> RateLimitToken | None:
+    """Become, or stay, the only one that calls the destination, for so long; None while somebody else is."""
+    row = execute(engine, _TAKE_TOKEN, {"name": name, "token": token, "lasting": lasting})
+    return None if row is None else RateLimitToken(row.last_call_at, row.now)
 
 
-def lock_remote(connection: Connection, name: str) -> dict[str, dict[str, Any]]:
-    """What is known of the objects over there that several records share, by step; the row is locked."""
-    statement = select(Destination.remote).where(Destination.name == name)
-    return dict(connection.execute(statement.with_for_update(key_share=True)).scalar_one())
+def release_rate_limit_token(engine: Engine, name: str, token: UUID, last_call: timedelta | None) -> None:
+    """Let others call the destination; the last call began `last_call` ago, None if none was made."""
+    # without a call the moment of the last one stays: greatest() passes over the null
+    execute(engine, _RELEASE_TOKEN, {"name": name, "token": token, "ago": last_call})
 
 
-def set_remote(connection: Connection, name: str, step: str, known: dict[str, Any]) -> None:
-    """Keep what is known of the object that a step creates."""
-    connection.execute(
-        update(Destination).where(Destination.name == name).values(remote=Destination.remote.op("||")({step: known}))
-    )
+# --- objects that several records share
 
 
-_HEALTH = (
-    Destination.held,
-    Destination.failing_records,
-    Destination.paused_at,
-    Destination.not_before,
-    Destination.pause_seconds,
-    Destination.reason,
-    Destination.well_since,
-)
+def lock_shared(connection: Connection, name: str, step: str) -> tuple[dict[str, Any], datetime]:
+    """What is known of a step's shared object, and PostgreSQL's clock; the destination is locked."""
+    row = connection.execute(_LOCK_SHARED, {"name": name, "step": step}).one()
+    return dict(row.known or {}), row.now
 
 
-def _health(*columns: Any) -> Health:
-    held, failing_records, paused_at, not_before, pause_seconds, reason, well_since = columns
-    return Health(held, tuple(failing_records), paused_at, not_before, pause_seconds, reason, well_since)
+def set_shared(connection: Connection, name: str, step: str, known: Mapping[str, Any]) -> None:
+    """Keep what is known of a step's shared object."""
+    connection.execute(_SET_SHARED, {"name": name, "step": step, "known": Jsonb(dict(known))})

@@ -1,18 +1,28 @@
 """The connection to PostgreSQL, one engine per process and address; whoever needs the database begins here."""
 
-from collections.abc import Iterator
+import select
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidatePoolError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from nexus_tasks.plain_error import PlainError
 
 CONNECT_TIMEOUT_S = 5
+POOL_SIZE = 16  # connections kept open by one process: one a thread; a process of the prefork pool uses one
+POOL_OVERFLOW = 16
+PREPARE_AFTER = 1  # executions of a statement before psycopg prepares it: workers repeat the same few
 SOON_S = 2  # the least that libpq knows
 MISSING = {"42P01": "has no tables of ours", "42703": "is behind this version"}  # undefined_table, undefined_column
 STATEMENT_TIMEOUT_MS = 60_000  # no query of this project takes seconds; a stuck one must not hold a worker
@@ -31,12 +41,13 @@ class DatabaseError(PlainError):
 @lru_cache(maxsize=8)
 def engine_for(url: str) -> Engine:
     """The engine for `url` in this process. A pooled connection that a server restart has cut is replaced unseen."""
-    return create_engine(
+    engine = create_engine(
         _with_driver(url),
-        pool_pre_ping=True,
-        pool_size=5,
-        max_overflow=20,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_use_lifo=True,
         connect_args={
+            "prepare_threshold": PREPARE_AFTER,
             "connect_timeout": CONNECT_TIMEOUT_S,
             "options": _server_options(
                 statement_timeout=STATEMENT_TIMEOUT_MS,
@@ -53,6 +64,21 @@ def engine_for(url: str) -> Engine:
             "application_name": "nexus-tasks",
         },
     )
+    event.listen(engine, "checkout", _replace_if_cut)
+    return engine
+
+
+def _replace_if_cut(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Give up a pooled connection that the server has closed: an idle one has nothing to read but its end.
+
+    It costs no round trip, unlike a ping, and nothing has been sent yet, so the transaction begins on a new connection.
+    """
+    if connection.closed:
+        raise InvalidatePoolError("the connection is closed")
+    idle = select.poll()
+    idle.register(connection.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    if idle.poll(0):
+        raise InvalidatePoolError("the server has closed the connection")
 
 
 def engine_for_one_use(url: str) -> Engine:
@@ -91,9 +117,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     Raises `DatabaseError`, in one line, when the server is away, has ended the transaction or only reads, when this
     process has no connection left, or when the tables are not those of this version.
     """
+    with _told(engine), engine.begin() as connection:
+        yield connection
+
+
+def execute(engine: Engine, statement: Executable, parameters: Mapping[str, Any]) -> Row[Any] | None:
+    """A transaction of one statement, in one round trip; returns its only row, or None. Raises as `transaction`."""
+    with _told(engine), engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        return connection.execute(statement, parameters).one_or_none()
+
+
+@contextmanager
+def _told(engine: Engine) -> Iterator[None]:
+    """Turns what makes the database unusable into `DatabaseError`."""
     try:
-        with engine.begin() as connection:
-            yield connection
+        yield
     except PoolTimeoutError as error:
         _unusable(engine, error)
     except ProgrammingError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, literal_column, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 
-from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db.handover import DestinationSnapshot
 from nexus_tasks.db.models import Adoptable, BuildClaim, Delivery, Instrument, Record, Restore, SessionLog, UploadLog
 from nexus_tasks.states import DeliveryState, SessionStatus
 
@@ -46,7 +46,7 @@ class ImportedUpload:
 class ImportedDelivery:
     """What is known of one destination that another program has sent the record to."""
 
-    destination: FrozenDestination
+    destination: DestinationSnapshot
     upload: ImportedUpload  # the last success, or the last failure of one that never succeeded
     remote: dict[str, Any]  # step → what is known of its object
 
@@ -117,16 +117,16 @@ def add_uploads(connection: Connection, uploads: Sequence[ImportedUpload]) -> in
 
 
 def add_delivery(connection: Connection, record_id: int, delivery: ImportedDelivery) -> int:
-    """Insert a settled delivery; whatever it may do later, it looks over there before it creates anything."""
-    frozen, upload = delivery.destination, delivery.upload
+    """Insert a final delivery; whatever it may do later, it looks over there before it creates anything."""
+    snapshot, upload = delivery.destination, delivery.upload
     succeeded = bool(upload.success)
     statement = insert(Delivery).values(
         record_id=record_id,
-        destination=frozen.name,
-        priority=frozen.priority,
-        depends_on=list(frozen.depends_on),
-        requires=list(frozen.requires),
-        updates=frozen.updates,
+        destination=snapshot.name,
+        priority=snapshot.priority,
+        depends_on=list(snapshot.depends_on),
+        requires=list(snapshot.requires),
+        updates=snapshot.updates,
         state=DeliveryState.SUCCEEDED if succeeded else DeliveryState.FAILED,
         error_message=None if succeeded else upload.error_message or "NexusLIMS could not export it.",
         remote=delivery.remote,
@@ -155,9 +155,9 @@ def set_adoptable(connection: Connection, session_identifier: str, remote: Mappi
         )
 
 
-def set_digest(connection: Connection, delivery_id: int, digest: str) -> None:
-    """Take it that the delivery was brought to an end with the inputs of this digest."""
-    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(digest=digest))
+def set_input_fingerprint(connection: Connection, delivery_id: int, fingerprint: str) -> None:
+    """Take it that the delivery became final with the inputs of this fingerprint."""
+    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(input_fingerprint=fingerprint))
 
 
 def look_up_sessions_before(connection: Connection, moment: datetime) -> None:

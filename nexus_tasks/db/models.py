@@ -26,6 +26,7 @@ from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, S
 
 TIMESTAMP_WITH_ZONE = TIMESTAMP(timezone=True)
 _TO_BE_BUILT = text("record_status = 'TO_BE_BUILT'")
+_UNFINISHED = text("state IN ('pending', 'retrying')")
 
 
 class Word(TypeDecorator[StrEnum]):
@@ -169,7 +170,7 @@ class Record(Base):
     sha256: Mapped[str]
     # [{"files": [...], "previews": [... or null]}], pairwise, relative paths; "quoted" where one is no text
     activities: Mapped[list[dict[str, Any]]]
-    strategy: Mapped[Strategy]  # frozen when it was handed over
+    strategy: Mapped[Strategy]  # of the snapshot taken at hand-over
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     archived_at: Mapped[datetime | None]
 
@@ -181,25 +182,26 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("record_id", "destination"),
         _one_of("state", DeliveryState),
-        # the planner's question: what is due for this destination, longest waiting first
-        Index("ix_delivery_unsettled", "destination", "id", postgresql_where=text("state IN ('pending', 'waiting')")),
+        # the planner's question: what is due for this destination and waits for nothing, longest due first
+        Index("ix_delivery_due", "destination", "waits_for", "next_attempt_at", "id", postgresql_where=_UNFINISHED),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     record_id: Mapped[int] = mapped_column(ForeignKey("record.id", ondelete="CASCADE"))
     destination: Mapped[str]
-    priority: Mapped[int]  # these four are frozen when the record is handed over
+    priority: Mapped[int]  # these four are the snapshot taken at hand-over
     depends_on: Mapped[list[str]]
     requires: Mapped[list[str]]
     updates: Mapped[bool]
     state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)
+    waits_for: Mapped[str] = mapped_column(server_default="")  # as `delivery.plan.waits_for` writes it; "" for nothing
     failures: Mapped[int] = mapped_column(server_default="0")  # attempts that ended transient
-    deaths: Mapped[int] = mapped_column(server_default="0")  # attempts whose worker died in a try
-    next_attempt_at: Mapped[datetime | None]  # set while waiting
-    error_message: Mapped[str | None]  # why it waits, failed or was skipped
-    digest: Mapped[str | None]  # of the inputs that were last brought to an end
-    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # step → what is known of its object
-    look_up_first: Mapped[bool] = mapped_column(server_default=false())  # after a restore: it may be there already
+    deaths: Mapped[int] = mapped_column(server_default="0")  # attempts whose lease expired
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=text("now()"))  # due from then on
+    error_message: Mapped[str | None]  # why it is retrying, failed or was skipped
+    input_fingerprint: Mapped[str | None]  # of the inputs of the attempt that made it final
+    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # step → what is known of its remote object
+    look_up_first: Mapped[bool] = mapped_column(server_default=false())  # after a restore: it may exist already
     remote_record_id: Mapped[str | None]
     remote_record_url: Mapped[str | None]
     remote_metadata: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
@@ -224,28 +226,35 @@ class Run(Base):
     kind: Mapped[RunKind] = mapped_column(server_default=RunKind.NORMAL)
     state: Mapped[RunState] = mapped_column(server_default=RunState.OPEN)
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
-    expected_by: Mapped[datetime]  # when the next event in it is overdue
+    expected_by: Mapped[datetime]  # the rescuer looks at it after this time
     closed_at: Mapped[datetime | None]
 
 
 class Attempt(Base):
-    """One delivery inside one run."""
+    """One delivery inside one run; it holds the lease."""
 
     __tablename__ = "attempt"
     __table_args__ = (
         UniqueConstraint("run_id", "delivery_id"),
         _one_of("state", AttemptState),
-        Index("ix_attempt_open", "delivery_id", postgresql_where=text("state IN ('planned', 'started')")),
+        # how many attempts a destination has in flight, and how many of them no worker has started
+        Index(
+            "ix_attempt_in_flight",
+            "destination",
+            "state",
+            postgresql_where=text("state IN ('planned', 'started', 'orphaned')"),
+        ),
         Index(None, "delivery_id"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
     delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"))
+    destination: Mapped[str]  # its delivery's
     state: Mapped[AttemptState] = mapped_column(server_default=AttemptState.PLANNED)
     tries: Mapped[int] = mapped_column(server_default="0")
-    digest: Mapped[str | None]  # of the inputs that it took
-    lease_token: Mapped[UUID | None]  # of the worker that is in a try now
+    input_fingerprint: Mapped[str | None]
+    lease_token: Mapped[UUID | None]  # of the worker that has it now
     lease_expires_at: Mapped[datetime | None]
     try_started_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
@@ -265,26 +274,33 @@ class Adoptable(Base):
 
 
 class Destination(Base):
-    """A destination's health: how much it may be given, and since when and why it is left alone."""
+    """A destination: how many attempts it may have in flight, its circuit breaker, its rate limit, shared objects."""
 
     __tablename__ = "destination"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    window: Mapped[int]  # open attempts it may have, over all workers
-    held: Mapped[bool] = mapped_column(server_default=false())  # paused by an operator, until one resumes it
+    max_in_flight: Mapped[int]  # open attempts over all workers
+    paused: Mapped[bool] = mapped_column(server_default=false())  # by an operator, until one resumes it
     failing_records: Mapped[list[int]] = mapped_column(server_default="{}")  # distinct, since its last answer
-    paused_at: Mapped[datetime | None]  # set while it is paused, and until a probe has succeeded
-    not_before: Mapped[datetime | None]  # when the pause is over and a probe may go out
-    pause_seconds: Mapped[float] = mapped_column(server_default="0")  # the length of this pause; the next one doubles
+    opened_at: Mapped[datetime | None]  # set while the circuit is open, and until a probe has succeeded
+    open_until: Mapped[datetime | None]  # from then on it is half-open: one probe may go out
+    open_seconds: Mapped[float] = mapped_column(server_default="0")  # how long it opened for; doubles the next time
     reason: Mapped[str | None]
-    well_since: Mapped[datetime | None]  # when the probe began that ended the last pause
-    last_call_at: Mapped[datetime | None]  # of a destination whose calls keep an interval
-    last_turn_at: Mapped[datetime | None]  # when the last of those that wait is to come again
-    floor: Mapped[UUID | None]  # of the try whose next call comes first: it waits with a worker in hand
-    floor_until: Mapped[datetime | None]  # when that one must have died
-    remote: Mapped[dict[str, Any]] = mapped_column(
-        server_default="{}"
-    )  # as a delivery's: what records share over there
+    recovered_at: Mapped[datetime | None]  # when the probe began that last closed the circuit
+    last_call_at: Mapped[datetime | None]  # of a destination with a rate limit
+    rate_limit_token: Mapped[UUID | None]  # of who may call it now, where it has a rate limit
+    rate_limit_until: Mapped[datetime | None]  # when that token expires
+    remote: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # as a delivery's: what records share
+
+
+class Planner(Base):
+    """One row: how many plannings were requested while another one was at work."""
+
+    __tablename__ = "planner"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    requested: Mapped[int] = mapped_column(server_default="0")
 
 
 class Restore(Base):

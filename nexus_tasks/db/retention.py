@@ -7,9 +7,8 @@ from sqlalchemy import Connection, delete, func, literal, select
 from sqlalchemy.orm import aliased
 
 from nexus_tasks.db.among import among
-from nexus_tasks.db.deliveries import UNSETTLED
 from nexus_tasks.db.models import Attempt, Delivery, Record, Run, UploadLog
-from nexus_tasks.states import AttemptState, DeliveryState, RunState
+from nexus_tasks.states import UNFINISHED, AttemptState, DeliveryState, RunState
 
 DONE_WELL = (DeliveryState.SUCCEEDED, DeliveryState.SKIPPED)
 
@@ -19,7 +18,7 @@ def runs_to_prune(connection: Connection, older_than: timedelta, after: int, lim
 
     One whose attempts were answered, but are not in the upload log yet, is not among them.
     """
-    unsettled = select(Delivery.id).where(Delivery.record_id == Run.record_id, Delivery.state.in_(UNSETTLED))
+    unfinished = select(Delivery.id).where(Delivery.record_id == Run.record_id, Delivery.state.in_(UNFINISHED))
     open_run = aliased(Run)
     under_way = select(open_run.id).where(open_run.record_id == Run.record_id, open_run.state == RunState.OPEN)
     not_logged = (
@@ -37,7 +36,7 @@ def runs_to_prune(connection: Connection, older_than: timedelta, after: int, lim
             Run.id > after,
             Run.state != RunState.OPEN,
             Run.closed_at < func.now() - literal(older_than),
-            ~unsettled.exists(),
+            ~unfinished.exists(),
             ~under_way.exists(),
             ~not_logged.exists(),
         )

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, SessionStatus, Strategy
 
-ALONE_AFTER = 2  # deaths of workers in one delivery after which it runs alone
+QUARANTINE_AFTER = 2  # deaths of workers in one delivery after which it runs alone
+QUARANTINE = "quarantine:"  # what such a delivery waits for, as `DeliveryRow.waits_for` has it
 
 
 @dataclass(frozen=True)
@@ -65,31 +66,30 @@ class DeliveryRow:
     requires: tuple[str, ...]
     state: DeliveryState
     updates: bool = False
+    waits_for: str = ""  # as `delivery.plan.waits_for` says
     failures: int = 0
     deaths: int = 0
     next_attempt_at: datetime | None = None
     error_message: str | None = None
-    digest: str | None = None
-    unresolved: bool = False  # a creating call was made whose outcome nobody knows
+    input_fingerprint: str | None = None
+    unresolved: bool = False  # the outcome of a creating call is unknown
     remote_record_id: str | None = None
     remote_record_url: str | None = None
     succeeded_at: datetime | None = None
 
     def due(self, now: datetime) -> bool:
-        """Whether it wants a try now, as far as the delivery itself knows."""
-        if self.state is DeliveryState.WAITING:
-            return self.next_attempt_at is None or self.next_attempt_at <= now
-        return self.state is DeliveryState.PENDING
+        """Whether it is time for an attempt, as far as the delivery itself knows."""
+        return not self.state.final and (self.next_attempt_at is None or self.next_attempt_at <= now)
 
     @property
-    def suspected(self) -> bool:
-        """Whether it seems to kill its workers: it runs alone."""
-        return self.deaths >= ALONE_AFTER
+    def quarantined(self) -> bool:
+        """Whether workers have died in it so often that it runs alone."""
+        return self.deaths >= QUARANTINE_AFTER
 
     @property
-    def given_up(self) -> bool:
-        """Whether a person wants nothing more of it; what fails by itself was brought to an end with some inputs."""
-        return self.state is DeliveryState.FAILED and self.digest is None
+    def abandoned(self) -> bool:
+        """Whether an operator gave it up; one that fails by itself has the fingerprint of its last inputs."""
+        return self.state is DeliveryState.FAILED and self.input_fingerprint is None
 
     @property
     def has_succeeded(self) -> bool:
@@ -105,44 +105,49 @@ class RecordDeliveries:
     strategy: Strategy
     deliveries: tuple[DeliveryRow, ...]
     sha256: str = ""
+    session_identifier: str = ""
 
 
 @dataclass(frozen=True)
-class Health:
-    """How a destination is. Paused until `not_before`; after that it is left alone until a probe has succeeded."""
+class Breaker:
+    """The circuit breaker of a destination: closed, open until `open_until`, then half-open until a probe succeeds."""
 
-    held: bool = False  # by an operator
+    paused: bool = False  # by an operator
     failing_records: tuple[int, ...] = ()  # distinct, since the last answer
-    paused_at: datetime | None = None
-    not_before: datetime | None = None
-    pause_seconds: float = 0
+    opened_at: datetime | None = None
+    open_until: datetime | None = None
+    open_seconds: float = 0
     reason: str | None = None
-    well_since: datetime | None = field(default=None, compare=False)  # when the probe began that ended the last pause
+    recovered_at: datetime | None = field(default=None, compare=False)  # when the probe began that last closed it
 
     @property
-    def well(self) -> bool:
-        """Whether it may be given anything."""
-        return not self.held and self.paused_at is None
+    def closed(self) -> bool:
+        """Whether attempts may be made."""
+        return not self.paused and self.opened_at is None
 
-    def wants_probe(self, now: datetime) -> bool:
-        """Whether its pause is over and one try should find out how it is."""
-        paused = self.paused_at is not None and not self.held
-        return paused and (self.not_before is None or self.not_before <= now)
+    @property
+    def clean(self) -> bool:
+        """Whether a success has nothing to change in it."""
+        return self.opened_at is None and not self.failing_records and (self.paused or self.reason is None)
+
+    def half_open(self, now: datetime) -> bool:
+        """Whether one probe may find out how the destination is."""
+        return self.opened_at is not None and not self.paused and (self.open_until is None or self.open_until <= now)
 
 
 @dataclass(frozen=True)
 class DestinationRow:
-    """A destination, and how many attempts it has open over all workers."""
+    """A destination, and how many attempts it has in flight over all workers."""
 
     name: str
-    window: int
-    open_attempts: int
-    health: Health
+    max_in_flight: int
+    in_flight: int
+    breaker: Breaker
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many more deliveries may be sent to it now."""
-        return max(0, self.window - self.open_attempts)
+        return max(0, self.max_in_flight - self.in_flight)
 
 
 @dataclass(frozen=True)
@@ -161,10 +166,11 @@ class AttemptRow:
     failures: int
     deaths: int
     tries: int
-    digest: str | None
+    input_fingerprint: str | None
     lease_token: UUID | None
     lease_is_live: bool
     try_started_at: datetime | None
+    ended_at: datetime | None
     error_message: str | None
     result: dict[str, Any] | None
     unresolved: bool = False  # as its delivery's

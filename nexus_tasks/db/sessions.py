@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -196,27 +196,6 @@ def set_status(connection: Connection, identifier: str, status: SessionStatus) -
         .values(record_status=status)
     )
     return connection.execute(statement).rowcount > 0
-
-
-def record_generated(
-    connection: Connection,
-    identifier: str,
-    instrument_pid: str,
-    user: str | None,
-    moment: datetime,
-    status: SessionStatus = SessionStatus.BUILT_NOT_EXPORTED,
-) -> None:
-    """Note in the session's events that a record was generated from it; `status` is the one of its other events."""
-    connection.execute(
-        insert(SessionLog).values(
-            session_identifier=identifier,
-            instrument=instrument_pid,
-            timestamp=moment,
-            event_type="RECORD_GENERATION",
-            record_status=status,
-            user=user,
-        )
-    )
 
 
 _INSTRUMENTS = select(

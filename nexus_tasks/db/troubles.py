@@ -40,7 +40,7 @@ def troubles(connection: Connection) -> Troubles:
     """What went wrong and was not given up."""
     return Troubles(
         failed=_deliveries(connection, and_(Delivery.state == DeliveryState.FAILED, _to_be_looked_at())),
-        long_waiting=_deliveries(connection, and_(Delivery.state == DeliveryState.WAITING, _failing_for_long())),
+        long_waiting=_deliveries(connection, and_(Delivery.state == DeliveryState.RETRYING, _failing_for_long())),
         not_built=list(connection.execute(_NOT_BUILT).scalars()),
     )
 
@@ -60,7 +60,7 @@ def _to_be_looked_at() -> ColumnElement[bool]:
     other = aliased(Delivery)
     another_holds_it = select(other.id).where(other.record_id == Delivery.record_id, other.succeeded_at.is_not(None))
     return and_(
-        Delivery.digest.is_not(None),  # what a person gives up was not brought to an end with any inputs
+        Delivery.input_fingerprint.is_not(None),  # an abandoned one has none
         or_(
             Record.strategy != Strategy.FIRST_SUCCESS,
             Delivery.succeeded_at.is_not(None),

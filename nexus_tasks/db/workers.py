@@ -9,9 +9,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from nexus_tasks.db.deliveries import UNSETTLED
 from nexus_tasks.db.models import BuildRequest, Delivery, Run, SignOfLife, Worker
-from nexus_tasks.states import RunState
+from nexus_tasks.states import UNFINISHED, RunState
 
 SILENT_AFTER = timedelta(seconds=100)  # three missed signs of life: it does not run, or takes nothing
 FORGOTTEN_AFTER = timedelta(minutes=10)
@@ -104,7 +103,7 @@ def waiting(connection: Connection) -> Waiting:
     """What there is to do: unsettled deliveries, builds that were asked for, open runs."""
     by_destination = (
         select(Delivery.destination, func.count())
-        .where(Delivery.state.in_(UNSETTLED))
+        .where(Delivery.state.in_(UNFINISHED))
         .group_by(Delivery.destination)
         .order_by(Delivery.destination)
     )

@@ -1,4 +1,4 @@
-"""Archiving: moves documents that nobody waits for any more. Finalize moves its record's; beat sweeps all."""
+"""Archiving: moves documents that nobody waits for any more, of a record that is done or of all."""
 
 import logging
 from collections.abc import Sequence
@@ -16,15 +16,14 @@ BATCH = 100  # records per transaction
 logger = logging.getLogger(__name__)
 
 
-def archive(engine: Engine, settings: Settings, record_id: int) -> None:
-    """Move the document of that record, if it is settled and completed."""
-    with transaction(engine) as connection:
-        _, stuck = _move(connection, settings, records.archivable(connection, record_id=record_id))
+def archive(connection: Connection, settings: Settings, record: RecordRow) -> None:
+    """Move the document of a locked record that is done. One that cannot be moved is left to the sweep."""
+    _, stuck = _move(connection, settings, [record])
     _report(stuck)
 
 
 def sweep(engine: Engine, settings: Settings) -> int:
-    """Move the documents of all completed, settled records, and return how many. Passes over what cannot be moved."""
+    """Move the documents of all records that are done, and return how many. Passes over what cannot be moved."""
     moved, last = 0, 0
     stuck: list[str] = []
     while True:

@@ -1,6 +1,7 @@
-"""Calls the plugin, with a context made of the rows: the middle of a try, between `attempt.begin` and `finish`."""
+"""Calls the plugin, with a context made of the rows: the middle of an attempt, between `start` and `finish`."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from nexus_tasks.config import Settings
 from nexus_tasks.db.engine import DatabaseError
 from nexus_tasks.db.rows import DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
-from nexus_tasks.delivery.attempt import Try
-from nexus_tasks.delivery.checkpoint import DeliveryLedger, DestinationLedger, LedgerCheckpoint, NotYetResolvableError
+from nexus_tasks.delivery.attempt import Attempt
+from nexus_tasks.delivery.idempotency import NotYetResolvableError, StepCheckpoint
 from nexus_tasks.delivery.lease import LeaseLostError
-from nexus_tasks.delivery.turns import NotYourTurnError, Turns
+from nexus_tasks.delivery.rate_limit import RateLimit, RateLimitedError
 from nexus_tasks.exporters.base import (
     Activity,
     ConfigurationError,
@@ -28,11 +29,9 @@ from nexus_tasks.exporters.base import (
 )
 from nexus_tasks.exporters.http import before_each_call
 
-PATIENCE_WITH_OTHERS_S = 3  # for a worker that is making the same shared object, a folder, at this moment
-
 
 def call_plugin(
-    this: Try,
+    attempt: Attempt,
     destination: ExportDestination,
     engine: Engine,
     settings: Settings,
@@ -40,16 +39,18 @@ def call_plugin(
 ) -> ExportResult:
     """Call the plugin. Raises `ExportError`: what a plugin raises otherwise is sorted into its three kinds.
 
-    Raises `LeaseLostError`, `NotYetResolvableError`, `NotYourTurnError` and `DatabaseError` as they come, and so the
+    Raises `LeaseLostError`, `NotYetResolvableError`, `RateLimitedError` and `DatabaseError` as they come, and so the
     `interruption` with which the caller's time limit breaks into the plugin.
     """
-    record, grace = this.record, settings.NX_LOOKUP_GRACE
+    record, lease = attempt.row.record, attempt.lease
     zone = ZoneInfo(record.timezone)
-    turns = Turns.of(engine, destination, settings, still_mine=this.lease.check)
+    rate_limit = RateLimit.of(engine, destination, settings, lease.token)
+    timing: dict[str, Any] = {"call_deadline": settings.NX_CALL_DEADLINE, "grace": settings.NX_LOOKUP_GRACE}
 
     def before_call() -> None:
-        turns.take()
-        this.lease.check()  # of reading calls, too: many of them would outlast it
+        rate_limit.wait(still_mine=lease.check)
+        attempt.own.before_call()
+        lease.check()  # of reading calls, too: many of them would outlast it
 
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),
@@ -59,17 +60,17 @@ def call_plugin(
         dt_to=record.dt_to.astimezone(zone),
         user=record.user,
         metadata={"sha256": record.sha256},
-        previous_results={row.destination: _as_result(row, at) for row in this.others if (at := row.succeeded_at)},
+        previous_results={
+            row.destination: _as_result(row, at) for row in attempt.dependencies if (at := row.succeeded_at)
+        },
         activities=_activities(record, settings),
-        checkpoint=LedgerCheckpoint(engine, DeliveryLedger(this.attempt.delivery_id), this.lease, turns, grace),
-        shared=LedgerCheckpoint(
-            engine, DestinationLedger(destination.name), this.lease, turns, grace, patience=PATIENCE_WITH_OTHERS_S
-        ),
+        checkpoint=StepCheckpoint(attempt.own, attempt.clock, look_up_first=attempt.row.look_up_first, **timing),
+        shared=StepCheckpoint(attempt.shared, attempt.clock, **timing),
         take_turn=before_call,
     )
     try:
         return _export(destination, context, before_call)
-    except (ExportError, LeaseLostError, NotYetResolvableError, NotYourTurnError, DatabaseError):
+    except (ExportError, LeaseLostError, NotYetResolvableError, RateLimitedError, DatabaseError):
         raise
     except interruption:
         raise
@@ -78,7 +79,8 @@ def call_plugin(
     except Exception as error:
         raise PermanentError(f"The plugin {destination.name} failed: {type(error).__name__}: {error}") from error
     finally:
-        turns.leave_floor()
+        with suppress(DatabaseError):  # the token expires by itself
+            rate_limit.release()
 
 
 def _export(destination: ExportDestination, context: ExportContext, before_call: Callable[[], None]) -> ExportResult:

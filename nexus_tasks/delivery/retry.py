@@ -1,4 +1,4 @@
-"""What becomes of a delivery after an attempt: pure, called when an attempt ends.
+"""Decides what becomes of a delivery after an attempt: pure.
 
 Short retries are Celery's, inside the run (see `tasks`); these are the long ones, kept in PostgreSQL.
 """
@@ -14,7 +14,7 @@ from nexus_tasks.exporters.base import ConfigurationError, ExportError, ExportRe
 from nexus_tasks.states import AttemptState, DeliveryState
 
 MAX_MESSAGE_CHARACTERS = 2000
-MAY_EXIST = "The object may exist over there: nobody knows how a creating call ended."
+MAY_EXIST = "The remote object may exist: the outcome of the create request is unknown."
 LONGEST_RETRY_AFTER_S = 86_400  # no service is left alone for longer than a day
 
 
@@ -49,9 +49,9 @@ def after_failure(
 ) -> AttemptEnd:
     """The end of an attempt that failed, after Celery's tries.
 
-    Time can mend a transient failure: the delivery waits, at least as long as the service asked for and until a lost
-    answer can be looked up (`unresolved_for`), and fails for good at the policy's limit. A configuration failure is not
-    the record's fault: the delivery stays due, it is the destination that pauses.
+    After a transient failure the delivery is retried, not before the time that the service asked for and not before a
+    lost answer can be looked up (`unresolved_for`); it fails for good at the policy's limit. A configuration failure is
+    not the record's fault: the delivery stays due, and the destination's circuit opens.
     """
     may_exist = MAY_EXIST if unresolved_for is not None else ""
     if isinstance(error, PermanentError):
@@ -64,7 +64,7 @@ def after_failure(
         return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.FAILED, failures, error_message=message)
     asked_for = timedelta(seconds=asked_wait(error))
     wait = max(policy.delay(failures), asked_for, unresolved_for or timedelta())
-    return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.WAITING, failures, wait, _short(str(error)))
+    return AttemptEnd(AttemptState.TRANSIENT, DeliveryState.RETRYING, failures, wait, _short(str(error)))
 
 
 def asked_wait(error: BaseException | None) -> float:
@@ -80,9 +80,9 @@ def not_tried(state: AttemptState, reason: str) -> AttemptEnd:
     return AttemptEnd(state, error_message=reason)
 
 
-def put_off(wait: timedelta, failures: int, reason: str) -> AttemptEnd:
-    """The end of an attempt that may not go on yet: nothing is counted or logged, the delivery waits."""
-    return AttemptEnd(AttemptState.DEFERRED, DeliveryState.WAITING, failures, wait, reason)
+def deferred(wait: timedelta, failures: int, reason: str) -> AttemptEnd:
+    """The end of an attempt that may not go on yet: nothing is counted or logged, the delivery is due after `wait`."""
+    return AttemptEnd(AttemptState.DEFERRED, DeliveryState.RETRYING, failures, wait, reason)
 
 
 def _refused(message: str, failures: int, may_exist: str = "") -> AttemptEnd:

@@ -1,4 +1,4 @@
-"""Says what a record's deliveries amount to: pure, called by settle, tested without a database."""
+"""Says what a record's deliveries amount to: pure, tested without a database."""
 
 from dataclasses import dataclass, field
 
@@ -23,15 +23,15 @@ def verdict(record: RecordDeliveries) -> Verdict:
     skip: dict[int, str] = {}
     gone: set[str] = {delivery.destination for delivery in record.deliveries if _cannot_serve(delivery)}
     known = {delivery.destination for delivery in record.deliveries}
-    unsettled = [delivery for delivery in record.deliveries if not delivery.state.settled]
+    unfinished = [delivery for delivery in record.deliveries if not delivery.state.final]
     if satisfied and record.strategy is Strategy.FIRST_SUCCESS:
         holder = next(delivery.destination for delivery in record.deliveries if delivery.has_succeeded)
-        needless = [delivery for delivery in unsettled if not delivery.has_succeeded]  # the holder is kept up to date
+        needless = [delivery for delivery in unfinished if not delivery.has_succeeded]  # the holder is kept up to date
         return Verdict(satisfied, {delivery.id: f"{holder} holds the record already" for delivery in needless})
     found_more = True
     while found_more:  # what requires a skipped one is skipped as well
         found_more = False
-        for delivery in unsettled:
+        for delivery in unfinished:
             missing = [name for name in delivery.requires if name in gone or name not in known]
             if missing and delivery.id not in skip:
                 skip[delivery.id] = f"it requires {missing[0]}, which does not hold the record"

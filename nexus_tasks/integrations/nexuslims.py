@@ -20,7 +20,7 @@ from nexus_tasks.builder.deciding_schema import RecordJudge
 from nexus_tasks.builder.record_xml import ActivityPaths
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.export_records import HandedOver, RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.base import ExportResult

@@ -15,15 +15,15 @@ from sqlalchemy import Connection
 
 from nexus_tasks.builder import record_xml
 from nexus_tasks.builder.schema import InvalidRecordError
-from nexus_tasks.db import deliveries, destinations, import_nexuslims, records, sessions
-from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db import deliveries, destinations, handover, import_nexuslims, sessions
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.db.handover import DestinationSnapshot
 from nexus_tasks.db.import_nexuslims import ImportedDelivery, ImportedEvent, ImportedUpload
 from nexus_tasks.delivery import documents
-from nexus_tasks.delivery.digest import digest
-from nexus_tasks.delivery.freeze import freeze
+from nexus_tasks.delivery.fingerprint import input_fingerprint
+from nexus_tasks.delivery.rate_limit import max_in_flight
+from nexus_tasks.delivery.snapshot import snapshot_of
 from nexus_tasks.deployment import Deployment
-from nexus_tasks.exporters.registry import window_of
 from nexus_tasks.exporters.title import nexuslims_title, title_of
 from nexus_tasks.integrations.nexuslims import NAME as HANDED_OVER
 from nexus_tasks.integrations.nexuslims_database import NexusLimsDatabase, Session, Skipped, Upload
@@ -102,9 +102,7 @@ class _TakingOver:
     def all(self, connection: Connection) -> None:
         sessions.add_one_at_a_time(connection)
         enabled = self._deployment.registry.enabled
-        destinations.ensure(
-            connection, {each.name: window_of(each, self._deployment.settings.NX_WINDOWS) for each in enabled}
-        )
+        destinations.ensure(connection, {each.name: max_in_flight(each, self._deployment.settings) for each in enabled})
         for instrument in self._database.instruments:
             if import_nexuslims.add_instrument(connection, asdict(instrument)):
                 self.imported.instruments_new += 1
@@ -195,7 +193,7 @@ class _TakingOver:
         except InvalidRecordError as error:
             return f"Its record {file} is damaged: {error}"
         document = self._store(session, xml)
-        built = records.BuiltRecord(
+        built = handover.BuiltRecord(
             dt_from=session.start,
             dt_to=session.end,
             timezone=self._zones[session.instrument_pid],
@@ -205,11 +203,11 @@ class _TakingOver:
             activities=[{"files": each["files"], "previews": [None] * len(each["files"])} for each in activities],
         )
         strategy = self._deployment.settings.NX_EXPORT_STRATEGY
-        record_id = records.add(connection, session.session_identifier, session.instrument_pid, built, strategy)
-        if record_id is None:
+        added = handover.add_record(connection, session.session_identifier, session.instrument_pid, built, strategy)
+        if added.record_id is None:
             raise AssertionError(session.session_identifier)  # whoever has one was left out
         self.imported.records_new += 1
-        self._deliveries(connection, record_id, logged)
+        self._deliveries(connection, added.record_id, logged)
         return None
 
     def _store(self, session: Session, xml: bytes) -> str:
@@ -224,9 +222,9 @@ class _TakingOver:
     def _deliveries(self, connection: Connection, record_id: int, logged: list[Upload]) -> None:
         """One for each destination that NexusLIMS has tried: succeeded if it ever did."""
         decisive = _decisive(logged)
-        frozen = self._frozen(set(decisive))
+        snapshot = self._snapshot(set(decisive))
         for name, upload in decisive.items():
-            delivery = ImportedDelivery(frozen[name], _row(upload), _remote(upload) if upload.success else {})
+            delivery = ImportedDelivery(snapshot[name], _row(upload), _remote(upload) if upload.success else {})
             import_nexuslims.add_delivery(connection, record_id, delivery)
             if upload.success:
                 self.imported.deliveries_succeeded += 1
@@ -234,13 +232,13 @@ class _TakingOver:
                 self.imported.deliveries_failed += 1
         whole = deliveries.of_record(connection, record_id)
         for row in whole.deliveries:
-            import_nexuslims.set_digest(connection, row.id, digest(whole, row))
+            import_nexuslims.set_input_fingerprint(connection, row.id, input_fingerprint(whole, row))
 
-    def _frozen(self, names: set[str]) -> dict[str, FrozenDestination]:
-        """As a hand-over to these destinations would freeze them, whether they are enabled here or not."""
+    def _snapshot(self, names: set[str]) -> dict[str, DestinationSnapshot]:
+        """As a hand-over to these destinations would store them, whether they are enabled here or not."""
         here = [each for each in self._deployment.registry.destinations if each.name in names]
-        frozen = {each.name: each for each in freeze(here)}
-        return {name: frozen.get(name, FrozenDestination(name, 0, (), (), updates=False)) for name in names}
+        known = {each.name: each for each in snapshot_of(here)}
+        return {name: known.get(name, DestinationSnapshot(name, 0, (), (), updates=False)) for name in names}
 
 
 def _is_ahead(theirs: SessionStatus, ours: SessionStatus | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from nexus_tasks.config import Settings
-from nexus_tasks.db import builds, deliveries, destinations, records, runs, sessions, upload_log
+from nexus_tasks.db import attempts, builds, deliveries, destinations, records, sessions, upload_log
 from nexus_tasks.db.builds import Build
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
@@ -77,18 +77,18 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
             item.record_id: item.deliveries
             for item in deliveries.of_records(connection, [record.id for record in by_session.values()])
         }
-        attempts: dict[int, list[AttemptRow]] = {record_id: [] for record_id in by_record}
-        for attempt in runs.attempts_of_records(connection, list(by_record)):
-            attempts[attempt.record_id].append(attempt)
+        made_of: dict[int, list[AttemptRow]] = {record_id: [] for record_id in by_record}
+        for attempt in attempts.of_records(connection, list(by_record)):
+            made_of[attempt.record_id].append(attempt)
         pruned = upload_log.answers_of_pruned_attempts(connection, list(by_session))
-        paused = {row.name: row.health.reason for row in destinations.all_rows(connection) if not row.health.well}
+        paused = {row.name: row.breaker.reason for row in destinations.all_rows(connection) if not row.breaker.closed}
         built = builds.of_sessions(connection, [session.session_identifier for session in found])
         now = deliveries.clock(connection)
     views = []
     for session in found:
         record = by_session.get(session.session_identifier)
         rows = by_record.get(record.id, ()) if record else ()
-        made = attempts.get(record.id, []) if record else []
+        made = made_of.get(record.id, []) if record else []
         counted = Counter(row.delivery_id for row in made if row.state.logged or row.state is AttemptState.STARTED)
         counted.update({row.id: pruned.get((session.session_identifier, row.destination), 0) for row in rows})
         started = {row.delivery_id for row in made if row.state is AttemptState.STARTED}
@@ -123,16 +123,16 @@ def _delivery_status(
     row: DeliveryRow, counted: Counter[int], started: set[int], paused: Mapping[str, str | None]
 ) -> DeliveryStatus:
     told = None if row.state is DeliveryState.SUCCEEDED else row.error_message
-    if not row.state.settled and row.destination in paused:
+    if not row.state.final and row.destination in paused:
         told = f"{row.destination} is paused: {paused[row.destination]}"
     return DeliveryStatus(
         destination=row.destination,
-        state=RUNNING if row.id in started and not row.state.settled else row.state.value,
+        state=RUNNING if row.id in started and not row.state.final else row.state.value,
         record_id=row.remote_record_id,
         record_url=row.remote_record_url,
         attempts=counted[row.id],
         error_message=told,
-        next_attempt_at=row.next_attempt_at,
+        next_attempt_at=row.next_attempt_at if row.state is DeliveryState.RETRYING else None,
         succeeded_at=row.succeeded_at,
     )
 
@@ -146,7 +146,7 @@ def _document_path(record: RecordRow | None, settings: Settings) -> Path | None:
 def _to_be_archived(
     record: RecordRow | None, rows: Sequence[DeliveryRow], status: SessionStatus, now: datetime
 ) -> bool:
-    done = status is SessionStatus.COMPLETED and all(row.state.settled for row in rows)
+    done = status is SessionStatus.COMPLETED and all(row.state.final for row in rows)
     just_now = any(now - row.succeeded_at < ARCHIVED_WITHIN for row in rows if row.succeeded_at)
     return record is not None and done and just_now and record.archived_at is None
 

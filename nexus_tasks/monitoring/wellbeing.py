@@ -34,7 +34,7 @@ def unwell(deployment: Deployment) -> list[str]:
     sentences += [
         f"{row.name} takes no records, they wait for it: {_in_words(row, now)}"
         for row, now in _found(deployment.engine)
-        if row.name in enabled and not row.health.well
+        if row.name in enabled and not row.breaker.closed
     ]
     return sentences
 
@@ -46,10 +46,10 @@ def _found(engine: Engine) -> list[tuple[DestinationRow, datetime]]:
 
 
 def _in_words(row: DestinationRow, now: datetime) -> str:
-    if row.health.held:
+    if row.breaker.paused:
         return "paused by an operator"
-    if row.health.wants_probe(now):
-        return f"being tried again: {row.health.reason}"
-    if row.health.not_before is not None:
-        return f"paused until {row.health.not_before.astimezone():%H:%M:%S}: {row.health.reason}"
-    return f"{row.open_attempts} of {row.window} under way"
+    if row.breaker.half_open(now):
+        return f"being tried again: {row.breaker.reason}"
+    if row.breaker.open_until is not None:
+        return f"paused until {row.breaker.open_until.astimezone():%H:%M:%S}: {row.breaker.reason}"
+    return f"{row.in_flight} of {row.max_in_flight} under way"

@@ -23,7 +23,7 @@ from nexus_tasks.builder.record_xml import RecordContent, write_record
 from nexus_tasks.celery import get_app
 from nexus_tasks.config import get_settings
 from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.export_records import HandedOver, RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
@@ -288,7 +288,7 @@ class Installation:
         found = self.rows(
             "SELECT delivery.error_message FROM delivery JOIN record ON record.id = record_id "
             "WHERE session_identifier = :session AND destination = :destination "
-            "AND delivery.state IN ('pending', 'waiting') AND delivery.error_message IS NOT NULL",
+            "AND delivery.state IN ('pending', 'retrying') AND delivery.error_message IS NOT NULL",
             session=session,
             destination=destination,
         )
@@ -298,7 +298,7 @@ class Installation:
         """Until nothing will happen to these sessions any more: no open run, no delivery that is due some time."""
         unsettled = (
             "SELECT 1 FROM record LEFT JOIN run ON run.record_id = record.id AND run.state = 'open' "
-            "LEFT JOIN delivery ON delivery.record_id = record.id AND delivery.state IN ('pending', 'waiting') "
+            "LEFT JOIN delivery ON delivery.record_id = record.id AND delivery.state IN ('pending', 'retrying') "
             "WHERE session_identifier = ANY(:sessions) AND (run.id IS NOT NULL OR delivery.id IS NOT NULL) LIMIT 1"
         )
         try:

@@ -10,7 +10,7 @@ import requests
 
 from nexus_tasks.celery import get_app
 from nexus_tasks.config import Settings, get_settings
-from nexus_tasks.delivery.enqueue import export_records
+from nexus_tasks.delivery.export_records import export_records
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.sandbox.lifeline import Lifeline

@@ -14,7 +14,7 @@ import pytest
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.delivery.enqueue import RecordToExport, export_records
+from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.sandbox.process_error import ProcessError
 from nexus_tasks.sandbox.services.cdcs.objects import PUBLIC_WORKSPACE
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_tasks.builder.record_xml import RecordContent, write_record
-from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.export_records import HandedOver, RecordToExport, export_records
 from nexus_tasks.sandbox.services.elabftw.objects import NORMAL
 from nexus_tasks.sandbox.services.standins import StandIns
 from tests.acceptance.installation import END, INSTRUMENT, START, Installation, new_session, record_xml

@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.enqueue import export_records
+from nexus_tasks.delivery.export_records import export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.services import client

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.enqueue import export_records
+from nexus_tasks.delivery.export_records import export_records
 from nexus_tasks.sandbox.services import client
 from tests.benchmarks.running import Running, running
 from tests.chaos.records import records

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from nexus_tasks.db.rows import ALONE_AFTER
-from nexus_tasks.delivery.recovery import DEATHS_ALONE
+from nexus_tasks.db.rows import QUARANTINE_AFTER
+from nexus_tasks.delivery.rescuer import DEATHS_IN_QUARANTINE
 from nexus_tasks.states import AttemptState, RunKind, SessionStatus
 from tests.chaos.findings import Finding, Kind
 from tests.chaos.records import Expected
@@ -27,14 +27,14 @@ def audit_deliveries(expected: Sequence[Expected], rows: Rows) -> Iterator[Findi
 
 def _not_failed_by_deaths(row: DeliveryFacts, rows: Rows) -> str | None:
     """What is wrong with a delivery that kills its worker: it is to fail by its deaths alone, and to say so."""
-    died = [each for each in rows.attempts if each.delivery_id == row.id and each.state == AttemptState.DIED]
+    died = [each for each in rows.attempts if each.delivery_id == row.id and each.state == AttemptState.EXPIRED]
     if row.state != "failed":
         return f"should have failed, is {row.state}"
     if "worker died" not in (row.error_message or ""):
         return f"failed without its deaths as the reason: {row.error_message}"
-    if len(died) < ALONE_AFTER + DEATHS_ALONE:
+    if len(died) < QUARANTINE_AFTER + DEATHS_IN_QUARANTINE:
         return f"failed after {len(died)} deaths"
-    if any(each.run_kind == RunKind.NORMAL for each in died[-DEATHS_ALONE:]):
+    if any(each.run_kind == RunKind.NORMAL for each in died[-DEATHS_IN_QUARANTINE:]):
         return "failed by deaths in a run with others"
     return None
 
@@ -96,7 +96,7 @@ def _to_be_logged(rows: Rows) -> Iterator[AttemptFacts]:
     failed = {row.id for row in rows.deliveries if row.state == "failed"}
     last = {row.delivery_id: row.id for row in sorted(rows.attempts, key=lambda row: row.id)}
     for row in rows.attempts:
-        fatal = row.state == AttemptState.DIED and row.delivery_id in failed and last[row.delivery_id] == row.id
+        fatal = row.state == AttemptState.EXPIRED and row.delivery_id in failed and last[row.delivery_id] == row.id
         if fatal or AttemptState(row.state).logged:
             yield row
 

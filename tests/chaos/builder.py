@@ -10,7 +10,7 @@ import time
 from random import Random
 
 from nexus_tasks.db.engine import DatabaseError
-from nexus_tasks.delivery.enqueue import RecordToExport, export_records
+from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from tests.chaos.records import records

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from nexus_tasks.builder.record_xml import RecordContent, write_record
-from nexus_tasks.delivery.enqueue import RecordToExport
+from nexus_tasks.delivery.export_records import RecordToExport
 from nexus_tasks.exporters.title import title_of
 
 DESTINATIONS = ("cdcs", "elabftw", "labarchives")

@@ -17,7 +17,7 @@ STALLED_S = 25.0  # no row has changed for so long, far above every time-out of 
 _COMPLETED = "SELECT DISTINCT session_identifier FROM session_log WHERE record_status = 'COMPLETED'"
 _STANDING = """
 SELECT (SELECT count(*) FROM record),
-       (SELECT count(*) FROM delivery WHERE state IN ('pending', 'waiting')),
+       (SELECT count(*) FROM delivery WHERE state IN ('pending', 'retrying')),
        (SELECT count(*) FROM run WHERE state = 'open'),
        (SELECT count(*) FROM attempt WHERE state IN ('planned', 'started')),
        (SELECT count(*) FROM run),

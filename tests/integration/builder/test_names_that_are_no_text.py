@@ -21,7 +21,7 @@ from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
 from nexus_tasks.states import SessionStatus
 from tests.integration.builder.conftest import Lab
-from tests.integration.delivery.by_hand import begun, cdcs
+from tests.integration.delivery.by_hand import cdcs, started
 
 START = datetime(2025, 3, 3, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -60,7 +60,7 @@ def test_its_record_reaches_a_destination_with_the_file_as_it_is_named(deploymen
 
     assert {outcome.status for outcome in outcomes} == {SessionStatus.BUILT_NOT_EXPORTED}
     (plugin,) = deployment.registry.destinations
-    call_plugin(begun(deployment, "cdcs"), plugin, deployment.engine, deployment.settings)
+    call_plugin(started(deployment, "cdcs"), plugin, deployment.engine, deployment.settings)
     ((file,),) = [activity.files for activity in plugin.contexts[0].activities]  # type: ignore[attr-defined]
     assert os.fsencode(file) == os.fsencode(tmp_path / "files" / "SEM") + b"/" + LATIN
     assert file.read_text(encoding="utf-8") == "seen"

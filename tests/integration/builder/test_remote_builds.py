@@ -21,7 +21,7 @@ from nexus_tasks.builder.tasks import DISPATCH_BUILDS
 from nexus_tasks.db import builds, patience, records, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
-from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.delivery.snapshot import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
 from nexus_tasks.sandbox.ports import free_port

@@ -93,7 +93,7 @@ def test_a_retry_says_which_destination_takes_nothing(
     done(run(*enqueue))
     assert done(run("retry", "s1")) == "There is nothing to retry.\n"
     with psycopg.connect(database_url) as connection:
-        connection.execute("UPDATE delivery SET state = 'waiting', next_attempt_at = now()")
+        connection.execute("UPDATE delivery SET state = 'retrying', next_attempt_at = now()")
     assert done(run("retry", "s1")) == f"1 deliveries are due now.\n{PAUSED}"
 
 

@@ -7,15 +7,15 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from nexus_tasks.db import deliveries, records, runs, sessions
-from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db.handover import DestinationSnapshot
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.states import RunKind, SessionStatus, Strategy
 
 INSTRUMENT = "FEI-Titan-TEM-012345"
 START = datetime(2025, 1, 27, 10, 30, tzinfo=UTC)
-CDCS = FrozenDestination("cdcs", 100, (), (), updates=True)
-ELABFTW = FrozenDestination("elabftw", 85, ("cdcs",), (), updates=True)
-LABARCHIVES = FrozenDestination("labarchives", 90, ("cdcs",), (), updates=True)
+CDCS = DestinationSnapshot("cdcs", 100, (), (), updates=True)
+ELABFTW = DestinationSnapshot("elabftw", 85, ("cdcs",), (), updates=True)
+LABARCHIVES = DestinationSnapshot("labarchives", 90, ("cdcs",), (), updates=True)
 
 
 def add_session(
@@ -32,12 +32,12 @@ def add_session(
 def add_record(
     connection: Connection,
     identifier: str,
-    *destinations: FrozenDestination,
+    *destinations: DestinationSnapshot,
     strategy: Strategy = Strategy.ALL,
 ) -> int:
     """A record handed over, with its session and its deliveries."""
     add_session(connection, identifier, SessionStatus.BUILT_NOT_EXPORTED)
-    built = records.BuiltRecord(START, START + timedelta(hours=2), "UTC", "jsmith", "record.xml", "0" * 64, [])
+    built = handover.BuiltRecord(START, START + timedelta(hours=2), "UTC", "jsmith", "record.xml", "0" * 64, [])
     record_id = records.add(connection, identifier, INSTRUMENT, built, strategy)
     assert record_id is not None
     deliveries.add(connection, [record_id], destinations)

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from nexus_tasks.db import candidates, deliveries, runs
-from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db.handover import DestinationSnapshot
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.plan import plan
 from nexus_tasks.states import DeliveryState, RunState, Strategy
@@ -14,7 +14,7 @@ from tests.timing import fastest
 WIDE = {"cdcs": 16, "labarchives": 16, "elabftw": 16}
 BACKLOG = 2000
 MOST_SECONDS = 0.5
-ALONE = FrozenDestination("elabftw", 85, (), (), updates=True)
+ALONE = DestinationSnapshot("elabftw", 85, (), (), updates=True)
 
 
 def set_delivery(
@@ -54,7 +54,7 @@ def planned(connection: Connection, room: dict[str, int], *paused: str) -> list[
     return found
 
 
-def backlog(connection: Connection, *destinations: FrozenDestination) -> None:
+def backlog(connection: Connection, *destinations: DestinationSnapshot) -> None:
     first = add_record(connection, "session-0", *destinations)
     connection.execute(
         text(
@@ -147,9 +147,9 @@ def test_a_record_has_one_open_run_at_most(database_url: str) -> None:
     ("state", "wait", "is_due"),
     [
         (DeliveryState.PENDING, None, True),
-        (DeliveryState.WAITING, -1, True),
-        (DeliveryState.WAITING, 0, True),
-        (DeliveryState.WAITING, 60, False),
+        (DeliveryState.RETRYING, -1, True),
+        (DeliveryState.RETRYING, 0, True),
+        (DeliveryState.RETRYING, 60, False),
         (DeliveryState.SUCCEEDED, None, False),
         (DeliveryState.FAILED, None, False),
         (DeliveryState.SKIPPED, None, False),
@@ -170,23 +170,23 @@ def test_a_pending_dependency_without_room_holds_its_dependent_back(connection: 
 
 
 @pytest.mark.parametrize(
-    "state", [DeliveryState.WAITING, DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED]
+    "state", [DeliveryState.RETRYING, DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED]
 )
 def test_a_dependency_that_was_tried_does_not_hold_its_dependent_back(
     connection: Connection, state: DeliveryState
 ) -> None:
     record_id = add_record(connection, "session", CDCS, ELABFTW)
-    set_delivery(connection, record_id, "cdcs", state, 60 if state is DeliveryState.WAITING else None)
+    set_delivery(connection, record_id, "cdcs", state, 60 if state is DeliveryState.RETRYING else None)
     assert found(connection, {"elabftw": 1}) == [record_id]
 
 
-@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.WAITING])
+@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.RETRYING])
 def test_what_is_required_holds_its_dependent_back_until_it_is_there(
     connection: Connection, state: DeliveryState
 ) -> None:
-    mirror = FrozenDestination("mirror", 50, (), ("cdcs",), updates=False)
+    mirror = DestinationSnapshot("mirror", 50, (), ("cdcs",), updates=False)
     record_id = add_record(connection, "session", CDCS, mirror)
-    set_delivery(connection, record_id, "cdcs", state, 60 if state is DeliveryState.WAITING else None)
+    set_delivery(connection, record_id, "cdcs", state, 60 if state is DeliveryState.RETRYING else None)
     assert found(connection, {"mirror": 1}) == []
     assert found(connection, {"mirror": 1}, "cdcs") == []
     set_delivery(connection, record_id, "cdcs", DeliveryState.SUCCEEDED)
@@ -206,7 +206,7 @@ def test_first_success_waits_for_the_room_of_the_next_by_priority(connection: Co
 
 def test_first_success_moves_on_after_a_failure(connection: Connection) -> None:
     record_id = add_record(connection, "session", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
-    set_delivery(connection, record_id, "cdcs", DeliveryState.WAITING, 60)
+    set_delivery(connection, record_id, "cdcs", DeliveryState.RETRYING, 60)
     assert planned(connection, WIDE) == [(record_id, ["elabftw"])]
 
 
@@ -218,7 +218,7 @@ def test_first_success_does_not_wait_for_a_paused_destination(connection: Connec
 def test_a_record_that_waits_for_another_destination_takes_nobodys_place(connection: Connection) -> None:
     """Under first_success, one whose CDCS has failed goes to eLabFTW next, which is full: CDCS has room for others."""
     stuck = add_record(connection, "stuck", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
-    set_delivery(connection, stuck, "cdcs", DeliveryState.WAITING, -1)
+    set_delivery(connection, stuck, "cdcs", DeliveryState.RETRYING, -1)
     other = add_record(connection, "other", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
     assert planned(connection, {"cdcs": 1, "elabftw": 0}) == [(other, ["cdcs"])]
 
@@ -241,20 +241,20 @@ def test_a_probe_does_not_go_before_what_its_record_sends_first(connection: Conn
     new = add_record(connection, "new", CDCS, ELABFTW)
     assert probed(connection, "elabftw") is None
     tried = add_record(connection, "tried", CDCS, ELABFTW)
-    set_delivery(connection, tried, "cdcs", DeliveryState.WAITING, 60)
+    set_delivery(connection, tried, "cdcs", DeliveryState.RETRYING, 60)
     assert probed(connection, "elabftw") == tried
     assert probed(connection, "elabftw", "cdcs") == new
 
 
 @pytest.mark.parametrize(
     ("other", "is_probed"),
-    [(DeliveryState.PENDING, False), (DeliveryState.WAITING, True), (DeliveryState.FAILED, True)],
+    [(DeliveryState.PENDING, False), (DeliveryState.RETRYING, True), (DeliveryState.FAILED, True)],
 )
 def test_under_first_success_a_probe_does_not_go_before_a_destination_of_higher_rank(
     connection: Connection, other: DeliveryState, *, is_probed: bool
 ) -> None:
     record_id = add_record(connection, "session", CDCS, ALONE, strategy=Strategy.FIRST_SUCCESS)
-    set_delivery(connection, record_id, "cdcs", other, 60 if other is DeliveryState.WAITING else None)
+    set_delivery(connection, record_id, "cdcs", other, 60 if other is DeliveryState.RETRYING else None)
     assert probed(connection, "elabftw") == (record_id if is_probed else None)
     assert probed(connection, "elabftw", "cdcs") == record_id
     set_delivery(connection, record_id, "cdcs", DeliveryState.SUCCEEDED)
@@ -285,8 +285,8 @@ def rows_read(connection: Connection) -> int:
 
 
 def test_under_first_success_a_probe_waits_for_none_that_waits_for_it(connection: Connection) -> None:
-    top = FrozenDestination("top", 200, ("middle",), (), updates=True)
-    middle = FrozenDestination("middle", 10, (), ("cdcs",), updates=True)
+    top = DestinationSnapshot("top", 200, ("middle",), (), updates=True)
+    middle = DestinationSnapshot("middle", 10, (), ("cdcs",), updates=True)
     record_id = add_record(connection, "session", top, CDCS, middle, strategy=Strategy.FIRST_SUCCESS)
     assert probed(connection, "cdcs") == record_id
 

@@ -18,7 +18,7 @@ def kept(url: str, *activities: dict[str, Any]) -> list[dict[str, Any]]:
     """What the row of a record holds that was replaced by one with these activities, and is read as them."""
     with transaction(engine_for(url)) as connection:
         record_id = add_record(connection, "s")
-        built = records.BuiltRecord(START, START, "UTC", "jsmith", "record.xml", "0" * 64, list(activities))
+        built = handover.BuiltRecord(START, START, "UTC", "jsmith", "record.xml", "0" * 64, list(activities))
         records.replace(connection, record_id, built)
         readings = [
             records.get(connection, record_id),

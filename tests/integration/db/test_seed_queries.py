@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from nexus_tasks.db import deliveries, runs
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.delivery.retry import RetryPolicy, after_failure, after_result
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.exporters.base import ExportResult, TransientError
 from tests.integration.db import CDCS, ELABFTW, INSTRUMENT, add_record, add_run
 

@@ -24,7 +24,7 @@ def attempt_all(connection: Connection, record_id: int, state: AttemptState, mes
         succeeded = state is AttemptState.SUCCEEDED
         end = AttemptEnd(
             state,
-            DeliveryState.SUCCEEDED if succeeded else DeliveryState.WAITING,
+            DeliveryState.SUCCEEDED if succeeded else DeliveryState.RETRYING,
             wait=None if succeeded else timedelta(0),
             error_message=message,
             remote_record_id="7" if succeeded else None,

@@ -7,18 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import event, text
+from sqlalchemy import Connection, Engine, event, text
 
-from nexus_tasks.db import deliveries, destinations, runs, sessions, upload_log
+from nexus_tasks.db import attempts, deliveries, destinations, sessions, upload_log
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.db.rows import AttemptRow, DeliveryRow, Health
+from nexus_tasks.db.rows import AttemptRow, Breaker, DeliveryRow
 from nexus_tasks.delivery import attempt
-from nexus_tasks.delivery.attempt import Finished, Outcome, Try
-from nexus_tasks.delivery.checkpoint import NotYetResolvableError
-from nexus_tasks.delivery.dispatch import dispatch
-from nexus_tasks.delivery.enqueue import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.attempt import Attempt, Finished, Outcome
+from nexus_tasks.delivery.export_records import HandedOver, RecordToExport, export_records
+from nexus_tasks.delivery.idempotency import NotYetResolvableError
+from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.plugin_call import call_plugin
-from nexus_tasks.delivery.settle import Settled, settle
+from nexus_tasks.delivery.reconcile import Reconciled, reconcile
+from nexus_tasks.delivery.rescuer import rescue
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportError, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
@@ -83,7 +84,10 @@ def success(name: str, record_id: str = "7") -> ExportResult:
 
 @contextmanager
 def killed_after_commits(deployment: Deployment, number: int) -> Iterator[None]:
-    """Have this process write nothing after so many commits, as if it were killed there."""
+    """Have this process write nothing after so many commits, as if it were killed there.
+
+    A statement that is a transaction of its own commits as it is executed.
+    """
     commits = 0
 
     def count(_: Any) -> None:
@@ -92,13 +96,23 @@ def killed_after_commits(deployment: Deployment, number: int) -> Iterator[None]:
         if commits > number:
             raise WorkerDiedError
 
-    event.listen(deployment.engine, "commit", count)
+    def count_single(connection: Connection, *_: Any) -> None:
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            count(connection)
+
+    def count_commit(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            count(connection)
+
+    event.listen(Engine, "commit", count_commit)
+    event.listen(Engine, "before_cursor_execute", count_single)
     try:
         yield
     except WorkerDiedError:
         pass
     finally:
-        event.remove(deployment.engine, "commit", count)
+        event.remove(Engine, "commit", count_commit)
+        event.remove(Engine, "before_cursor_execute", count_single)
 
 
 def cdcs(**options: Any) -> Fake:
@@ -143,12 +157,12 @@ def remote_of(deployment: Deployment, destination: str, record_id: int = 1) -> d
         [row] = [
             row for row in deliveries.of_record(connection, record_id).deliveries if row.destination == destination
         ]
-        return deliveries.lock_remote(connection, row.id)[0]
+        return deliveries.remote_of(connection, row.id)
 
 
 def attempts_of(deployment: Deployment, record_id: int = 1) -> list[AttemptRow]:
     with transaction(deployment.engine) as connection:
-        return runs.attempts_of_records(connection, [record_id])
+        return attempts.of_records(connection, [record_id])
 
 
 def attempt_states(deployment: Deployment, record_id: int = 1) -> list[tuple[str, AttemptState]]:
@@ -173,9 +187,9 @@ def log_of(deployment: Deployment, session: str = SESSION) -> list[tuple[str, in
     return [(row.destination_name, row.success) for row in reversed(rows)]
 
 
-def health_of(deployment: Deployment, destination: str) -> Health:
+def breaker_of(deployment: Deployment, destination: str) -> Breaker:
     with transaction(deployment.engine) as connection:
-        return destinations.health(connection, destination)
+        return destinations.breaker_of(connection, destination)
 
 
 def everything(deployment: Deployment) -> dict[str, Any]:
@@ -207,7 +221,8 @@ def empty_broker(broker_url: str) -> None:
 
 
 def send(deployment: Deployment) -> int:
-    """One dispatch."""
+    """One periodic dispatch."""
+    rescue(deployment)
     return dispatch(deployment)
 
 
@@ -232,40 +247,40 @@ def message_for(deployment: Deployment, destination: str, record_id: int = 1) ->
     return found
 
 
-def begin_message(deployment: Deployment, message: Message) -> Try | Finished:
-    return attempt.begin(deployment.engine, message.attempt_id, message.run, deployment.settings)
+def start_message(deployment: Deployment, message: Message) -> Attempt | Finished:
+    return attempt.start(deployment.engine, message.attempt_id, message.run, deployment.settings)
 
 
-def begun(deployment: Deployment, destination: str, record_id: int = 1) -> Try:
-    started = begin_message(deployment, message_for(deployment, destination, record_id))
-    assert isinstance(started, Try)
-    return started
+def started(deployment: Deployment, destination: str, record_id: int = 1) -> Attempt:
+    found = start_message(deployment, message_for(deployment, destination, record_id))
+    assert isinstance(found, Attempt)
+    return found
 
 
-def perform(deployment: Deployment, this: Try) -> ExportResult:
-    plugin = deployment.registry.get(this.attempt.destination)
+def perform(deployment: Deployment, this: Attempt) -> ExportResult:
+    plugin = deployment.registry.get(this.row.destination)
     assert plugin is not None
     return call_plugin(this, plugin, deployment.engine, deployment.settings)
 
 
 def performed(deployment: Deployment, destination: Fake) -> ExportResult:
-    return perform(deployment, begun(deployment, destination.name))
+    return perform(deployment, started(deployment, destination.name))
 
 
-def finish(deployment: Deployment, this: Try, outcome: Outcome) -> Finished:
+def finish(deployment: Deployment, this: Attempt, outcome: Outcome) -> Finished:
     return attempt.finish(deployment.engine, this, deployment.settings, outcome)
 
 
-def set_aside(deployment: Deployment, this: Try, error: TransientError, countdown: float = 8) -> None:
-    attempt.set_aside(deployment.engine, this, deployment.settings, error, countdown)
+def schedule_retry(deployment: Deployment, this: Attempt, error: TransientError, countdown: float = 8) -> None:
+    attempt.schedule_retry(deployment.engine, this, deployment.settings, error, countdown)
 
 
-def give_back(deployment: Deployment, this: Try, seconds: float) -> None:
-    attempt.give_back(deployment.engine, this, deployment.settings, seconds)
+def snooze(deployment: Deployment, this: Attempt, seconds: float) -> None:
+    attempt.snooze(deployment.engine, this, deployment.settings, seconds)
 
 
-def go_on(deployment: Deployment, this: Try) -> Finished:
-    """What a worker does after it has begun a try, without Celery's short retries."""
+def go_on(deployment: Deployment, this: Attempt) -> Finished:
+    """What a worker does after it has started an attempt, without Celery's short retries."""
     outcome: Outcome
     try:
         outcome = perform(deployment, this)
@@ -276,27 +291,27 @@ def go_on(deployment: Deployment, this: Try) -> Finished:
 
 def try_once(deployment: Deployment, destination: str, record_id: int = 1) -> dict[str, Any]:
     """What a worker does with the message for `destination`, without Celery's short retries."""
-    started = begin_message(deployment, message_for(deployment, destination, record_id))
-    return started.result if isinstance(started, Finished) else go_on(deployment, started).result
+    found = start_message(deployment, message_for(deployment, destination, record_id))
+    return found.result if isinstance(found, Finished) else go_on(deployment, found).result
 
 
 def die_in_try(deployment: Deployment, destination: str, record_id: int = 1) -> Message:
     """What is left of a worker that is killed in a try: its message, which comes again, and its lease."""
     message = message_for(deployment, destination, record_id)
-    assert isinstance(begin_message(deployment, message), Try)
+    assert isinstance(start_message(deployment, message), Attempt)
     return message
 
 
-def work(deployment: Deployment, *names: str, record_id: int = 1) -> Settled:
+def work(deployment: Deployment, *names: str, record_id: int = 1) -> Reconciled:
     """What the workers do with one run."""
     for name in names:
         try_once(deployment, name, record_id)
-    return settle(deployment.engine, record_id)
+    return reconcile(deployment.engine, record_id)
 
 
-def work_again(deployment: Deployment, *names: str) -> Settled:
+def work_again(deployment: Deployment, *names: str) -> Reconciled:
     """The next run, without waiting for its time."""
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     assert send(deployment) == 1
     return work(deployment, *names)
 
@@ -304,16 +319,16 @@ def work_again(deployment: Deployment, *names: str) -> Settled:
 # --- time
 
 
-def make_waiting_due(deployment: Deployment) -> None:
+def make_retrying_due(deployment: Deployment) -> None:
     with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'waiting'"))
+        connection.execute(text("UPDATE delivery SET next_attempt_at = now() WHERE state = 'retrying'"))
 
 
 _MOVED = (
     "UPDATE delivery SET next_attempt_at = next_attempt_at - :by WHERE next_attempt_at IS NOT NULL",
-    "UPDATE attempt SET lease_expires_at = lease_expires_at - :by WHERE lease_expires_at IS NOT NULL",
-    "UPDATE run SET expected_by = expected_by - :by",  # a lost one may still hold places in a window
-    "UPDATE destination SET not_before = not_before - :by, paused_at = paused_at - :by WHERE paused_at IS NOT NULL",
+    "UPDATE attempt SET lease_expires_at = lease_expires_at - :by, ended_at = ended_at - :by",
+    "UPDATE run SET expected_by = expected_by - :by",  # a lost one may still count as in flight
+    "UPDATE destination SET open_until = open_until - :by, opened_at = opened_at - :by WHERE opened_at IS NOT NULL",
     (
         "UPDATE delivery SET remote = (SELECT jsonb_object_agg(key, CASE WHEN value ? 'unresolved_until' THEN"
         " jsonb_set(value, '{unresolved_until}', to_jsonb(CAST(value->>'unresolved_until' AS timestamptz) - :by))"
@@ -322,7 +337,7 @@ _MOVED = (
 )
 
 
-def pass_time(deployment: Deployment, seconds: float, *tries: Try) -> None:
+def pass_time(deployment: Deployment, seconds: float, *tries: Attempt) -> None:
     """Have that much time pass, for the rows and for workers that are in a try."""
     with transaction(deployment.engine) as connection:
         for statement in _MOVED:
@@ -331,10 +346,20 @@ def pass_time(deployment: Deployment, seconds: float, *tries: Try) -> None:
         this.lease.ends -= seconds
 
 
+_OVERDUE = (
+    "UPDATE run SET expected_by = now() - interval '1 second' WHERE state = 'open'",
+    (
+        "UPDATE attempt SET lease_expires_at = CASE WHEN lease_token IS NOT NULL THEN now() - interval '1 second' END, ended_at = ended_at - interval '1 hour'"
+        " WHERE run_id IN (SELECT id FROM run WHERE state = 'open')"
+    ),
+)
+
+
 def lose_open_runs(deployment: Deployment) -> None:
     """Have the time pass in which something should have happened in every open run."""
     with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE run SET expected_by = now() - interval '1 second' WHERE state = 'open'"))
+        for statement in _OVERDUE:
+            connection.execute(text(statement))
 
 
 def wait_of(deployment: Deployment, destination: str) -> timedelta:

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, Engine
 from nexus_tasks.db import patience
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import checkpoint
-from nexus_tasks.delivery.attempt import Try
-from nexus_tasks.delivery.checkpoint import NotYetResolvableError
+from nexus_tasks.delivery.attempt import Attempt
+from nexus_tasks.delivery.idempotency import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters import http
 from nexus_tasks.exporters.base import (
@@ -32,8 +32,6 @@ from tests.integration.delivery.by_hand import (
     WorkerDiedError,
     attempt_states,
     attempts_of,
-    begin_message,
-    begun,
     cdcs,
     finish,
     go_on,
@@ -44,8 +42,10 @@ from tests.integration.delivery.by_hand import (
     perform,
     remote_of,
     rows_of,
+    schedule_retry,
     send,
-    set_aside,
+    start_message,
+    started,
     states_of,
     success,
     try_once,
@@ -108,11 +108,11 @@ def killed_in_call(deployment: Deployment, remote: Remote) -> None:
     remote.raises(WorkerDiedError())
     message = message_for(deployment, "cdcs")
     with pytest.raises(WorkerDiedError):
-        perform(deployment, begun(deployment, "cdcs"))
+        perform(deployment, started(deployment, "cdcs"))
     remote.raises(None)
     pass_time(deployment, 91)
-    begin_message(deployment, message)
-    settle(deployment.engine, 1)
+    start_message(deployment, message)
+    reconcile(deployment.engine, 1)
     assert send(deployment) == 1
 
 
@@ -144,15 +144,15 @@ def test_an_object_that_is_not_seen_yet_is_not_made_again_before_the_grace_is_ov
     killed_in_call(deployment, remote)
     remote.visible = False
     with pytest.raises(NotYetResolvableError) as early:
-        perform(deployment, this := begun(deployment, "cdcs"))
+        perform(deployment, this := started(deployment, "cdcs"))
     finish(deployment, this, early.value)
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert remote.objects == ["1"]
     assert remote.asked == 1
     row = rows_of(deployment)["cdcs"]
-    assert (row.state, row.failures) == (DeliveryState.WAITING, 0)
+    assert (row.state, row.failures) == (DeliveryState.RETRYING, 0)
     assert UNRESOLVED - 91 - 30 < wait_of(deployment, "cdcs").total_seconds() <= UNRESOLVED - 91
-    assert attempt_states(deployment) == [("cdcs", AttemptState.DIED), ("cdcs", AttemptState.DEFERRED)]
+    assert attempt_states(deployment) == [("cdcs", AttemptState.EXPIRED), ("cdcs", AttemptState.DEFERRED)]
     assert log_of(deployment) == []
     remote.visible = True
     pass_time(deployment, UNRESOLVED - 91)
@@ -164,15 +164,15 @@ def test_a_try_that_comes_too_early_ends_the_attempt_with_what_the_first_try_was
     deployment: Deployment, remote: Remote
 ) -> None:
     remote.raises(TransientError("the connection was reset"))
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     with pytest.raises(TransientError) as failed:
         perform(deployment, this)
-    set_aside(deployment, this, failed.value)
+    schedule_retry(deployment, this, failed.value)
     remote.visible = False
     assert try_once(deployment, "cdcs")["state"] == "transient"
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     row = rows_of(deployment)["cdcs"]
-    assert (row.state, row.failures) == (DeliveryState.WAITING, 1)
+    assert (row.state, row.failures) == (DeliveryState.RETRYING, 1)
     assert row.error_message == "the connection was reset"
     assert wait_of(deployment, "cdcs").total_seconds() > UNRESOLVED - 30
     assert log_of(deployment) == [("cdcs", 0)]
@@ -238,17 +238,17 @@ def test_a_delivery_that_fails_for_good_with_an_open_intent_says_that_the_object
     assert "may exist" in row.error_message
 
 
-def lose_the_lease(deployment: Deployment, this: Try) -> None:
+def lose_the_lease(deployment: Deployment, this: Attempt) -> None:
     """The worker is stopped for so long that its message comes again, and another one finds its lease run out."""
     pass_time(deployment, 1000, this)
-    begin_message(deployment, message_for(deployment, "cdcs"))
-    settle(deployment.engine, 1)
+    start_message(deployment, message_for(deployment, "cdcs"))
+    reconcile(deployment.engine, 1)
 
 
 def test_a_worker_that_lost_its_lease_in_the_call_still_keeps_what_it_has_made(
     deployment: Deployment, remote: Remote
 ) -> None:
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     remote.then = lambda: lose_the_lease(deployment, this)
     late = perform(deployment, this)
     assert remote_of(deployment, "cdcs") == {"record": {"id": "1", "content": "fingerprint"}}
@@ -263,7 +263,7 @@ def test_a_worker_that_lost_its_lease_in_the_call_still_keeps_what_it_has_made(
 def test_a_worker_that_comes_back_with_another_object_reports_it_and_the_first_one_stays(
     deployment: Deployment, remote: Remote, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = begun(deployment, "cdcs")
+    first = started(deployment, "cdcs")
 
     def another_one_was_faster() -> None:
         remote.raises(None)
@@ -286,7 +286,7 @@ def test_a_worker_that_comes_back_with_another_object_reports_it_and_the_first_o
 def test_a_worker_that_was_given_up_forgets_nothing_that_another_one_wrote_down(
     deployment: Deployment, remote: Remote, answered: bool
 ) -> None:
-    first = begun(deployment, "cdcs")
+    first = started(deployment, "cdcs")
 
     def another_one_is_faster() -> None:
         remote.raises(None if answered else TransientError("its answer was lost"))
@@ -315,13 +315,13 @@ def test_calls_that_only_read_keep_the_lease(deploy: Deploy) -> None:
 
     made = deploy(cdcs(answer=answer))
     hand_over(made)
-    this = begun(made, "cdcs")
+    this = started(made, "cdcs")
     finish(made, this, perform(made, this))
     assert states_of(made) == {"cdcs": DeliveryState.SUCCEEDED}
 
 
 def test_a_worker_that_has_lost_its_lease_makes_nothing(deployment: Deployment, remote: Remote) -> None:
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     lose_the_lease(deployment, this)
     with pytest.raises(LeaseLostError):
         perform(deployment, this)
@@ -345,7 +345,7 @@ def test_an_identifier_is_kept_although_the_database_is_away_for_a_while(
 
     monkeypatch.setattr(patience, "DATABASE_POLL_S", 0.01)
     remote.then = database_goes_away
-    go_on(deployment, begun(deployment, "cdcs"))
+    go_on(deployment, started(deployment, "cdcs"))
     assert len(refused) == 3
     assert remote_of(deployment, "cdcs")["record"]["id"] == "1"
     assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED}

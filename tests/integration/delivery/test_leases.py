@@ -8,9 +8,9 @@ from threading import Barrier, Thread
 import pytest
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery.attempt import Finished, NotWantedError, Try
+from nexus_tasks.delivery.attempt import Attempt, Finished, NotWantedError
 from nexus_tasks.delivery.lease import LeaseLostError
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.exporters.http import open_session
@@ -21,8 +21,6 @@ from tests.integration.delivery.by_hand import (
     Message,
     attempt_states,
     attempts_of,
-    begin_message,
-    begun,
     cdcs,
     die_in_try,
     elabftw,
@@ -35,8 +33,10 @@ from tests.integration.delivery.by_hand import (
     pass_time,
     perform,
     rows_of,
+    schedule_retry,
     send,
-    set_aside,
+    start_message,
+    started,
     states_of,
     success,
     try_once,
@@ -66,7 +66,7 @@ def test_a_message_that_comes_again_while_a_worker_is_at_it_is_not_wanted(deploy
     before = everything(deployment)
     pass_time(deployment, 0)
     with pytest.raises(NotWantedError, match="another worker"):
-        begin_message(deployment, message)
+        start_message(deployment, message)
     assert everything(deployment) == before
 
 
@@ -79,7 +79,7 @@ def test_of_many_workers_with_the_same_message_one_begins(deploy: Deploy) -> Non
     def begin_together(_: int) -> bool:
         together.wait(10)
         try:
-            return isinstance(begin_message(deployment, message), Try)
+            return isinstance(start_message(deployment, message), Attempt)
         except NotWantedError:
             return False
 
@@ -96,10 +96,10 @@ def test_a_message_that_comes_again_after_the_lease_ends_the_attempt_as_died_and
     hand_over(deployment)
     message = die_in_try(deployment, "cdcs")
     pass_time(deployment, LEASE + 1)
-    assert begin_message(deployment, message) == Finished({})
+    assert start_message(deployment, message) == Finished({})
     assert try_once(deployment, "elabftw")["state"] == "succeeded"
-    settle(deployment.engine, 1)
-    assert attempt_states(deployment) == [("cdcs", AttemptState.DIED), ("elabftw", AttemptState.SUCCEEDED)]
+    reconcile(deployment.engine, 1)
+    assert attempt_states(deployment) == [("cdcs", AttemptState.EXPIRED), ("elabftw", AttemptState.SUCCEEDED)]
     row = rows_of(deployment)["cdcs"]
     assert (row.state, row.deaths, row.failures) == (DeliveryState.PENDING, 1, 0)
     assert log_of(deployment) == [("elabftw", 1)]
@@ -112,10 +112,10 @@ def test_a_worker_that_finishes_after_its_lease_ran_out_unnoticed_is_heard(deplo
     """Nobody else has taken the delivery: what it says is true."""
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     pass_time(deployment, LEASE + 1, this)
     finish(deployment, this, success("cdcs"))
-    assert settle(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+    assert reconcile(deployment.engine, 1).record_status is SessionStatus.COMPLETED
 
 
 @pytest.mark.parametrize("outcome", [success("cdcs"), TransientError("late")])
@@ -123,28 +123,28 @@ def test_a_worker_that_was_given_up_writes_nothing(deploy: Deploy, outcome: Expo
     deployment = deploy(cdcs())
     hand_over(deployment)
     message = message_for(deployment, "cdcs")
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     pass_time(deployment, LEASE + 1, this)
-    begin_message(deployment, message)
+    start_message(deployment, message)
     before = everything(deployment)
     assert finish(deployment, this, outcome) == Finished({})
     assert everything(deployment) == before
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert finish(deployment, this, outcome) == Finished({}, run_is_over=True)
     if isinstance(outcome, TransientError):
         settled = everything(deployment)
-        set_aside(deployment, this, outcome)
+        schedule_retry(deployment, this, outcome)
         assert everything(deployment) == settled
 
 
 def test_a_worker_that_was_given_up_does_not_end_the_try_of_the_next_one(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    first = begun(deployment, "cdcs")
-    set_aside(deployment, first, TransientError("away"))
-    second = begun(deployment, "cdcs")
+    first = started(deployment, "cdcs")
+    schedule_retry(deployment, first, TransientError("away"))
+    second = started(deployment, "cdcs")
     finish(deployment, first, TransientError("late"))
-    set_aside(deployment, first, TransientError("late"))
+    schedule_retry(deployment, first, TransientError("late"))
     [row] = attempts_of(deployment)
     assert (row.state, row.lease_token) == (AttemptState.STARTED, second.lease.token)
 
@@ -152,13 +152,13 @@ def test_a_worker_that_was_given_up_does_not_end_the_try_of_the_next_one(deploy:
 def test_between_two_tries_nobody_holds_the_lease_and_the_failure_is_remembered(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    set_aside(deployment, begun(deployment, "cdcs"), TransientError("away"))
+    schedule_retry(deployment, started(deployment, "cdcs"), TransientError("away"))
     [row] = attempts_of(deployment)
     assert (row.state, row.lease_token, row.error_message) == (AttemptState.STARTED, None, "away")
     assert try_once(deployment, "cdcs")["state"] == "succeeded"
     assert [row.tries for row in attempts_of(deployment)] == [2]
     assert log_of(deployment) == []
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert log_of(deployment) == [("cdcs", 1)]
 
 
@@ -167,7 +167,7 @@ def test_a_lease_lasts_for_a_call_and_a_margin_and_is_extended_before_a_call_tha
 ) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     assert LEASE - 10 < seconds_of_lease(deployment) <= LEASE
     pass_time(deployment, 20, this)
     this.lease.check()
@@ -180,7 +180,7 @@ def test_a_lease_lasts_for_a_call_and_a_margin_and_is_extended_before_a_call_tha
 def test_a_lease_is_never_shortened(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     for seconds in (1000, 1):
         with transaction(deployment.engine) as connection:
             this.lease.extend(connection, seconds)
@@ -190,7 +190,7 @@ def test_a_lease_is_never_shortened(deploy: Deploy) -> None:
 def test_a_lease_that_has_ended_cannot_be_extended(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     expected = seconds_until_lost(deployment)
     pass_time(deployment, LEASE + 1, this)
     with pytest.raises(LeaseLostError):
@@ -202,7 +202,7 @@ def test_a_lease_that_has_ended_cannot_be_extended(deploy: Deploy) -> None:
 def test_every_event_in_a_run_moves_on_when_the_next_one_is_expected(deploy: Deploy, step: str) -> None:
     deployment = deploy(cdcs(), elabftw())
     hand_over(deployment)
-    this = None if step in {"begin", "defer"} else begun(deployment, "cdcs")
+    this = None if step in {"begin", "defer"} else started(deployment, "cdcs")
     pass_time(deployment, LEASE + 20)
     assert seconds_until_lost(deployment) <= 30
     if this is None:
@@ -211,11 +211,11 @@ def test_every_event_in_a_run_moves_on_when_the_next_one_is_expected(deploy: Dep
                 connection.exec_driver_sql("UPDATE destination SET held = true WHERE name = 'cdcs'")
         try_once(deployment, "cdcs")
     elif step == "set aside":
-        set_aside(deployment, this, TransientError("away"), countdown=20)
+        schedule_retry(deployment, this, TransientError("away"), countdown=20)
     elif step == "finish":
         finish(deployment, this, success("cdcs"))
     else:
-        begin_message(deployment, Message(this.attempt.id, this.attempt.run_token.hex))
+        start_message(deployment, Message(this.row.attempt_id, this.attempt.run_token.hex))
     assert seconds_until_lost(deployment) > LEASE - 10
 
 
@@ -252,7 +252,7 @@ def service_url(received: list[str]) -> Iterator[str]:
 def test_a_worker_that_was_stopped_past_its_lease_sends_nothing(
     deploy: Deploy, service_url: str, received: list[str]
 ) -> None:
-    tries: list[Try] = []
+    tries: list[Attempt] = []
 
     def answer(_: ExportContext) -> ExportResult:
         session = open_session(Service("CDCS", "NX_CDCS_URL", "NX_CDCS_TOKEN"), service_url)
@@ -263,7 +263,7 @@ def test_a_worker_that_was_stopped_past_its_lease_sends_nothing(
 
     deployment = deploy(cdcs(answer=answer))
     hand_over(deployment)
-    tries.append(begun(deployment, "cdcs"))
+    tries.append(started(deployment, "cdcs"))
     with pytest.raises(LeaseLostError):
         perform(deployment, tries[0])
     assert received == ["POST"]
@@ -272,7 +272,7 @@ def test_a_worker_that_was_stopped_past_its_lease_sends_nothing(
 def test_a_worker_that_was_stopped_for_a_while_goes_on_under_an_extended_lease(
     deploy: Deploy, service_url: str, received: list[str]
 ) -> None:
-    tries: list[Try] = []
+    tries: list[Attempt] = []
 
     def answer(_: ExportContext) -> ExportResult:
         session = open_session(Service("CDCS", "NX_CDCS_URL", "NX_CDCS_TOKEN"), service_url)
@@ -283,7 +283,7 @@ def test_a_worker_that_was_stopped_for_a_while_goes_on_under_an_extended_lease(
 
     deployment = deploy(cdcs(answer=answer))
     hand_over(deployment)
-    tries.append(begun(deployment, "cdcs"))
+    tries.append(started(deployment, "cdcs"))
     go_on(deployment, tries[0])
     assert received == ["POST"] * 5
     assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED}
@@ -292,7 +292,7 @@ def test_a_worker_that_was_stopped_for_a_while_goes_on_under_an_extended_lease(
 def test_outside_of_a_try_nobody_looks_at_a_lease(deploy: Deploy, service_url: str, received: list[str]) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     perform(deployment, this)
     pass_time(deployment, 1000, this)
     open_session(Service("CDCS", "NX_CDCS_URL", "NX_CDCS_TOKEN"), service_url).call("POST", "x")
@@ -308,5 +308,5 @@ def test_a_message_with_the_token_of_another_run_is_not_wanted(deploy: Deploy) -
     hand_over(deployment)
     message = message_for(deployment, "cdcs")
     with pytest.raises(NotWantedError):
-        begin_message(deployment, Message(message.attempt_id, "0" * 32))
-    assert isinstance(begin_message(deployment, message), Try)
+        start_message(deployment, Message(message.attempt_id, "0" * 32))
+    assert isinstance(start_message(deployment, message), Attempt)

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, text
 
 from nexus_tasks.db import upload_log, workers
 from nexus_tasks.db.engine import transaction
+from nexus_tasks.delivery import admin
 from nexus_tasks.delivery import dispatch as dispatch_module
-from nexus_tasks.delivery import operate
 from nexus_tasks.delivery.attempt import NotWantedError
-from nexus_tasks.delivery.recovery import UNREAD_PATIENCE
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
+from nexus_tasks.delivery.rescuer import UNREAD_PATIENCE
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState, SessionStatus
@@ -26,8 +26,6 @@ from tests.integration.delivery.by_hand import (
     WorkerDiedError,
     attempt_states,
     attempts_of,
-    begin_message,
-    begun,
     cdcs,
     die_in_try,
     elabftw,
@@ -38,7 +36,7 @@ from tests.integration.delivery.by_hand import (
     labarchives,
     log_of,
     lose_open_runs,
-    make_waiting_due,
+    make_retrying_due,
     message_for,
     messages_in,
     open_destinations,
@@ -47,8 +45,10 @@ from tests.integration.delivery.by_hand import (
     put_message,
     records_to_export,
     rows_of,
+    schedule_retry,
     send,
-    set_aside,
+    start_message,
+    started,
     states_of,
     success,
     try_once,
@@ -72,11 +72,11 @@ def test_a_run_whose_message_is_gone_is_planned_again(deploy: Deploy, broker_url
     lose_open_runs(deployment)
     assert send(deployment) == 1
     assert run_states(deployment) == [RunState.LOST, RunState.OPEN]
-    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.UNSENT), ("elabftw", AttemptState.UNSENT)]
+    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.CANCELLED), ("elabftw", AttemptState.CANCELLED)]
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
     assert rows_of(deployment)["cdcs"].deaths == 0
     with pytest.raises(NotWantedError):
-        begin_message(deployment, old)
+        start_message(deployment, old)
     assert work(deployment, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
     assert log_of(deployment) == [("cdcs", 1), ("elabftw", 1)]
 
@@ -107,7 +107,7 @@ def test_a_message_in_front_of_which_others_were_taken_is_gone_though_its_queue_
     hand_over(deployment, *records_to_export(2))
     empty_broker(broker_url)
     put_message(broker_url, "export.cdcs")
-    begun(deployment, "cdcs", 2)
+    started(deployment, "cdcs", 2)
     lose_open_runs(deployment)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE run SET expected_by = now() + interval '1 hour' WHERE record_id = 2"))
@@ -196,7 +196,7 @@ def test_a_delivery_that_is_given_up_holds_its_run_no_longer(deploy: Deploy) -> 
     deployment = deploy(cdcs(), elabftw(depends_on=()))
     hand_over(deployment)
     try_once(deployment, "cdcs")
-    operate.abandon(deployment, SESSION, "elabftw")
+    admin.abandon(deployment, SESSION, "elabftw")
     lose_open_runs(deployment)
     assert send(deployment) == 0
     assert run_states(deployment) == [RunState.LOST]
@@ -218,7 +218,7 @@ def test_a_worker_that_died_in_its_try_counts_against_the_delivery(deploy: Deplo
     empty_broker(broker_url)
     pass_time(deployment, 1000)
     assert send(deployment) == 1
-    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.DIED), ("elabftw", AttemptState.UNSENT)]
+    assert attempt_states(deployment)[:2] == [("cdcs", AttemptState.EXPIRED), ("elabftw", AttemptState.CANCELLED)]
     rows = rows_of(deployment)
     assert (rows["cdcs"].deaths, rows["elabftw"].deaths) == (1, 0)
     assert open_destinations(deployment) == {"cdcs", "elabftw"}
@@ -227,12 +227,12 @@ def test_a_worker_that_died_in_its_try_counts_against_the_delivery(deploy: Deplo
 def test_a_try_that_celery_never_made_is_no_death(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    set_aside(deployment, begun(deployment, "cdcs"), TransientError("away"), countdown=20)
+    schedule_retry(deployment, started(deployment, "cdcs"), TransientError("away"), countdown=20)
     pass_time(deployment, 130)
     assert send(deployment) == 0  # its countdown belongs to its time
     pass_time(deployment, 20)
     assert send(deployment) == 1
-    assert attempt_states(deployment)[0] == ("cdcs", AttemptState.UNSENT)
+    assert attempt_states(deployment)[0] == ("cdcs", AttemptState.CANCELLED)
     assert rows_of(deployment)["cdcs"].deaths == 0
 
 
@@ -275,16 +275,16 @@ def test_lost_runs_and_an_operator_who_changes_their_deliveries_never_wait_in_a_
     deploy: Deploy, broker_url: str
 ) -> None:
     deployment = deploy(cdcs())
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     hand_over(deployment, *records_to_export(2))
     with transaction(deployment.engine) as connection:
         connection.execute(
             text(
-                "UPDATE delivery SET state = 'waiting', next_attempt_at = now() + interval '1 day' WHERE record_id = 1"
+                "UPDATE delivery SET state = 'retrying', next_attempt_at = now() + interval '1 day' WHERE record_id = 1"
             )
         )
-    operate.resume(deployment, "cdcs")
-    make_waiting_due(deployment)
+    admin.resume(deployment, "cdcs")
+    make_retrying_due(deployment)
     send(deployment)  # the first record's run is the second one
     for number in (1, 2):
         die_in_try(deployment, "cdcs", number)
@@ -327,16 +327,16 @@ def test_a_failed_publish_takes_back_only_what_no_worker_has_begun_with(
     class Unlucky:
         def apply_async(self) -> NoReturn:
             if taken:
-                at_work.append(begun(deployment, "cdcs"))
+                at_work.append(started(deployment, "cdcs"))
             raise ConnectionResetError
 
     monkeypatch.setattr(dispatch_module, "canvas", lambda *_: Unlucky())
     assert hand_over(deployment).broker_problem
-    expected = (AttemptState.STARTED, RunState.OPEN) if taken else (AttemptState.UNSENT, RunState.CLOSED)
+    expected = (AttemptState.STARTED, RunState.OPEN) if taken else (AttemptState.CANCELLED, RunState.CLOSED)
     assert [(row.state, row.run_state) for row in attempts_of(deployment)] == [expected]
     for this in at_work:
         finish(deployment, this, success("cdcs"))
-        assert settle(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+        assert reconcile(deployment.engine, 1).record_status is SessionStatus.COMPLETED
 
 
 def test_a_run_that_goes_on_is_not_lost(deploy: Deploy, broker_url: str) -> None:
@@ -347,13 +347,13 @@ def test_a_run_that_goes_on_is_not_lost(deploy: Deploy, broker_url: str) -> None
     try_once(deployment, "cdcs")
     pass_time(deployment, 90)
     assert send(deployment) == 0
-    this = begun(deployment, "elabftw")
+    this = started(deployment, "elabftw")
     pass_time(deployment, 80, this)
     this.lease.check()
     pass_time(deployment, 80, this)
     assert send(deployment) == 0
     finish(deployment, this, success("elabftw"))
-    assert settle(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+    assert reconcile(deployment.engine, 1).record_status is SessionStatus.COMPLETED
 
 
 def test_planners_at_once_plan_a_lost_run_again_once(deploy: Deploy, broker_url: str) -> None:
@@ -382,8 +382,8 @@ def test_a_window_counts_open_attempts_over_all_workers(deploy: Deploy) -> None:
         return {name: destinations.count(name) for name in ("labarchives", "elabftw")}
 
     assert on_their_way() == {"labarchives": 1, "elabftw": 2}
-    begun(deployment, "labarchives", 1)
-    finish(deployment, begun(deployment, "elabftw", 1), success("elabftw"))
+    started(deployment, "labarchives", 1)
+    finish(deployment, started(deployment, "elabftw", 1), success("elabftw"))
     assert send(deployment) == 1
     assert on_their_way() == {"labarchives": 1, "elabftw": 3}  # the one that has ended belongs to an open run
     assert open_destinations(deployment, 3) == {"elabftw"}
@@ -400,7 +400,7 @@ def killing(_: ExportContext) -> ExportResult:
 def die(deployment: Deployment, record_id: int = 1) -> None:
     """The worker is killed by the record; the run is found lost, and what is due is sent."""
     with pytest.raises(WorkerDiedError):
-        perform(deployment, begun(deployment, "cdcs", record_id))
+        perform(deployment, started(deployment, "cdcs", record_id))
     with transaction(deployment.engine) as connection:
         connection.execute(
             text("UPDATE run SET expected_by = now() - interval '1 second' WHERE record_id = :id"), {"id": record_id}
@@ -422,7 +422,7 @@ def test_a_record_that_kills_its_workers_runs_alone_after_two_deaths_and_fails_a
         assert states_of(deployment)["cdcs"] is DeliveryState.PENDING
         empty_broker(broker_url)
         die(deployment)
-    assert kinds(deployment) == [RunKind.NORMAL] * 2 + [RunKind.ALONE] * 3
+    assert kinds(deployment) == [RunKind.NORMAL] * 2 + [RunKind.QUARANTINE] * 3
     row = rows_of(deployment)["cdcs"]
     assert (row.state, row.deaths) == (DeliveryState.FAILED, 5)
     assert row.error_message is not None
@@ -443,8 +443,8 @@ def test_the_third_death_alone_counts_as_well_when_the_message_comes_again(deplo
         connection.execute(text("UPDATE run SET kind = 'alone'"))
     message = die_in_try(deployment, "cdcs")
     pass_time(deployment, 91)
-    begin_message(deployment, message)
-    settle(deployment.engine, 1)
+    start_message(deployment, message)
+    reconcile(deployment.engine, 1)
     assert states_of(deployment) == {"cdcs": DeliveryState.FAILED}
     assert log_of(deployment) == [("cdcs", 0)]
 
@@ -473,12 +473,12 @@ def suspect(deployment: Deployment, *record_ids: int) -> None:
 
 def test_one_record_at_a_time_runs_alone_over_all_workers_and_stops_nobody_else(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     hand_over(deployment, *records_to_export(4))
     suspect(deployment, 1, 2)
-    operate.resume(deployment, "cdcs")
+    admin.resume(deployment, "cdcs")
     assert [kinds(deployment, number) for number in (1, 2, 3, 4)] == [
-        [RunKind.ALONE],
+        [RunKind.QUARANTINE],
         [],
         [RunKind.NORMAL],
         [RunKind.NORMAL],
@@ -486,30 +486,30 @@ def test_one_record_at_a_time_runs_alone_over_all_workers_and_stops_nobody_else(
     assert send(deployment) == 0
     work(deployment, "cdcs", record_id=1)
     assert send(deployment) == 1
-    assert kinds(deployment, 2) == [RunKind.ALONE]
+    assert kinds(deployment, 2) == [RunKind.QUARANTINE]
 
 
 def test_a_suspect_whose_queue_nobody_reads_does_not_keep_the_others_from_their_turn(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw(depends_on=()))
     for name in ("cdcs", "elabftw"):
-        operate.pause(deployment, name)
+        admin.pause(deployment, name)
     hand_over(deployment)
     suspect(deployment, 1)
     workers_read(deployment, "export.elabftw", "exports")
     for name in ("cdcs", "elabftw"):
-        operate.resume(deployment, name)
+        admin.resume(deployment, name)
     assert attempt_states(deployment) == [("cdcs", AttemptState.PLANNED)]
     wait_for_a_reader(deployment)
     assert send(deployment) == 1
     assert open_destinations(deployment) == {"elabftw"}
-    assert [row.run_kind for row in attempts_of(deployment)] == [RunKind.ALONE] * 2
+    assert [row.run_kind for row in attempts_of(deployment)] == [RunKind.QUARANTINE] * 2
 
 
 def test_a_record_that_runs_alone_respects_the_window(deploy: Deploy) -> None:
     """LabArchives is called by one worker at a time, whoever else has died."""
     deployment = deploy(labarchives(depends_on=()))
     hand_over(deployment, *records_to_export(2))
-    begun(deployment, "labarchives", 1)
+    started(deployment, "labarchives", 1)
     suspect(deployment, 2)
     assert send(deployment) == 0
     assert open_destinations(deployment, 2) == set()
@@ -517,24 +517,24 @@ def test_a_record_that_runs_alone_respects_the_window(deploy: Deploy) -> None:
 
 def test_a_record_that_runs_alone_waits_for_its_time_and_for_a_well_destination(deploy: Deploy) -> None:
     deployment = deploy(cdcs(answer=lambda _: (_ for _ in ()).throw(TransientError("away"))))
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     hand_over(deployment)
     suspect(deployment, 1)
     assert send(deployment) == 0
-    operate.resume(deployment, "cdcs")
+    admin.resume(deployment, "cdcs")
     work(deployment, "cdcs")
     assert send(deployment) == 0
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     assert send(deployment) == 1
-    assert kinds(deployment) == [RunKind.ALONE] * 2
+    assert kinds(deployment) == [RunKind.QUARANTINE] * 2
 
 
 def test_what_survives_alone_is_as_good_as_any_other(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     hand_over(deployment)
     suspect(deployment, 1)
-    operate.resume(deployment, "cdcs")
+    admin.resume(deployment, "cdcs")
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
     assert rows_of(deployment)["cdcs"].deaths == 0
 
@@ -542,18 +542,18 @@ def test_what_survives_alone_is_as_good_as_any_other(deploy: Deploy) -> None:
 def test_first_success_gives_its_place_to_others_while_a_lost_answer_is_unresolved(deploy: Deploy) -> None:
     """The first record may not go to eLabFTW yet; the second one may."""
     deployment = deploy(cdcs(), elabftw(depends_on=()), NX_EXPORT_STRATEGY="first_success", NX_WINDOWS="elabftw=1")
-    operate.pause(deployment, "cdcs")
-    operate.pause(deployment, "elabftw")
+    admin.pause(deployment, "cdcs")
+    admin.pause(deployment, "elabftw")
     hand_over(deployment, *records_to_export(2))
     with transaction(deployment.engine) as connection:
         connection.execute(
             text(
-                "UPDATE delivery SET state = 'waiting', failures = 1, next_attempt_at = now() + interval '1 minute',"
+                "UPDATE delivery SET state = 'retrying', failures = 1, next_attempt_at = now() + interval '1 minute',"
                 ' remote = CAST(\'{"record": {"unresolved_until": "2100-01-01T00:00:00+00:00"}}\' AS jsonb)'
                 " WHERE record_id = 1 AND destination = 'cdcs'"
             )
         )
-    operate.resume(deployment, "elabftw")
+    admin.resume(deployment, "elabftw")
     assert open_destinations(deployment, 1) == set()
     assert open_destinations(deployment, 2) == {"elabftw"}
 
@@ -573,5 +573,5 @@ def test_messages_from_every_run_of_a_record_together_are_one_try_each(deploy: D
     before = everything(deployment)
     for message in messages:
         with pytest.raises(NotWantedError):
-            begin_message(deployment, message)
+            start_message(deployment, message)
     assert everything(deployment) == before

@@ -26,14 +26,13 @@ from hypothesis.stateful import (
 
 from nexus_tasks.config import load_settings
 from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.delivery import dispatch as planner
-from nexus_tasks.delivery import operate
-from nexus_tasks.delivery.attempt import NotWantedError, Outcome, Try
+from nexus_tasks.delivery import admin, planner
+from nexus_tasks.delivery.attempt import Attempt, NotWantedError, Outcome
 from nexus_tasks.delivery.canvas import OpenRun
-from nexus_tasks.delivery.checkpoint import NotYetResolvableError
 from nexus_tasks.delivery.documents import sha256_of
+from nexus_tasks.delivery.idempotency import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters import http
 from nexus_tasks.exporters.base import (
@@ -51,13 +50,13 @@ from tests.integration.delivery.by_hand import (
     RECORD,
     Message,
     WorkerDiedError,
-    begin_message,
     finish,
     hand_over,
     pass_time,
     perform,
+    schedule_retry,
     send,
-    set_aside,
+    start_message,
     success,
 )
 
@@ -196,8 +195,8 @@ class Delivering(RuleBasedStateMachine):
         self.numbers = iter(range(1, 10**9))
         self.messages: list[tuple[str, Message]] = []  # ever published: a broker may deliver any of them again
         self.queued: list[tuple[str, int]] = []  # not delivered yet
-        self.tries: list[Try] = []  # workers that have begun
-        self.outcomes: list[tuple[Try, Outcome]] = []  # workers that have an outcome to write down
+        self.tries: list[Attempt] = []  # workers that have begun
+        self.outcomes: list[tuple[Attempt, Outcome]] = []  # workers that have an outcome to write down
         self.completed: set[str] = set()
         self.paused: set[str] = set()  # by an operator
         self.versions: dict[str, bytes] = {}
@@ -225,16 +224,16 @@ class Delivering(RuleBasedStateMachine):
                 self.end(this, self.outcome_without_fault(this))
         self.busy = stopped
 
-    def outcome_without_fault(self, this: Try) -> Outcome:
+    def outcome_without_fault(self, this: Attempt) -> Outcome:
         try:
             return perform(self.deployment, this)
         except (ExportError, NotYetResolvableError) as error:
             return error
 
-    def workers(self) -> list[Try]:
+    def workers(self) -> list[Attempt]:
         return [*self.tries, *(this for this, _ in self.outcomes), *self.busy]
 
-    busy: "list[Try]" = []  # noqa: RUF012 - replaced, never changed
+    busy: "list[Attempt]" = []  # noqa: RUF012 - replaced, never changed
 
     # --- the beginning
 
@@ -296,10 +295,10 @@ class Delivering(RuleBasedStateMachine):
     def begin(self, message: Message) -> None:
         self.queued = [item for item in self.queued if item[1] != message.attempt_id]
         try:
-            begun = begin_message(self.deployment, message)
+            begun = start_message(self.deployment, message)
         except NotWantedError:
             return
-        if isinstance(begun, Try):
+        if isinstance(begun, Attempt):
             self.tries.append(begun)
 
     @precondition(lambda self: self.tries)
@@ -310,8 +309,8 @@ class Delivering(RuleBasedStateMachine):
         if outcome is None:
             return
         if then == "set aside" and isinstance(outcome, TransientError):
-            set_aside(self.deployment, this, outcome)
-            self.queued.append((this.attempt.destination, this.attempt.id))  # Celery's own retry
+            schedule_retry(self.deployment, this, outcome)
+            self.queued.append((this.row.destination, this.row.attempt_id))  # Celery's own retry
         elif then == "tarry":
             self.outcomes.append((this, outcome))
         else:
@@ -329,7 +328,7 @@ class Delivering(RuleBasedStateMachine):
         if self.tries:
             self.a_worker_goes_on(len(self.tries) - 1, fault, then, late=late)
 
-    def outcome_of(self, this: Try, fault: str, *, late: bool) -> Outcome | None:
+    def outcome_of(self, this: Attempt, fault: str, *, late: bool) -> Outcome | None:
         """What a worker has to say, if it still can."""
         self.fault, self.late, self.busy = fault, late and fault in AFTER, [this]
         try:
@@ -346,9 +345,8 @@ class Delivering(RuleBasedStateMachine):
     def a_worker_that_tarried_finishes(self, position: int) -> None:
         self.end(*self.outcomes.pop(position % len(self.outcomes)))
 
-    def end(self, this: Try, outcome: Outcome) -> None:
-        if finish(self.deployment, this, outcome).run_is_over:
-            settle(self.deployment.engine, this.record.id)
+    def end(self, this: Attempt, outcome: Outcome) -> None:
+        finish(self.deployment, this, outcome)
 
     @rule(seconds=st.sampled_from([5, 31, 65, 95, 130, 700, 4000]))
     def time_goes_by(self, seconds: float) -> None:
@@ -366,22 +364,22 @@ class Delivering(RuleBasedStateMachine):
 
     @rule(failed=st.booleans())
     def an_operator_retries(self, *, failed: bool) -> None:
-        operate.retry(self.deployment, None, only_failed=failed)
+        admin.retry(self.deployment, None, only_failed=failed)
 
     @rule(session=RECORDS, position=ANY)
     def an_operator_abandons(self, session: int, position: int) -> None:
         if f"session-{session}" in self.versions:
-            with suppress(operate.OperateError):  # it is settled already
-                operate.abandon(self.deployment, f"session-{session}", self.service(position).name)
+            with suppress(admin.AdminError):  # it is settled already
+                admin.abandon(self.deployment, f"session-{session}", self.service(position).name)
 
     @rule(position=ANY)
     def an_operator_pauses(self, position: int) -> None:
-        operate.pause(self.deployment, self.service(position).name)
+        admin.pause(self.deployment, self.service(position).name)
         self.paused.add(self.service(position).name)
 
     @rule(position=ANY)
     def an_operator_resumes(self, position: int) -> None:
-        operate.resume(self.deployment, self.service(position).name)
+        admin.resume(self.deployment, self.service(position).name)
         self.paused.discard(self.service(position).name)
 
     # --- what holds after every step
@@ -395,7 +393,7 @@ class Delivering(RuleBasedStateMachine):
 
     def settle_session(self, session: str) -> None:
         [(record_id,)] = self.rows(f"SELECT id FROM record WHERE session_identifier = '{session}'")
-        settle(self.deployment.engine, record_id)
+        reconcile(self.deployment.engine, record_id)
 
     def rows(self, query: str) -> list[Any]:
         with transaction(self.deployment.engine) as connection:
@@ -408,13 +406,13 @@ class Delivering(RuleBasedStateMachine):
                 assert len(held) <= 1, f"{service.name} holds {session} {len(held)} times"
 
     @invariant()
-    def a_record_has_one_open_run_and_a_destination_no_more_than_its_window(self) -> None:
+    def a_record_has_one_open_run_and_a_destination_no_more_in_flight_than_it_may_have(self) -> None:
         """Probes and runs alone have tests of their own."""
         assert not self.rows("SELECT 1 FROM run WHERE state = 'open' GROUP BY record_id HAVING count(*) > 1")
         assert not self.rows(
-            "SELECT name FROM destination WHERE destination.window < (SELECT count(*) FROM attempt"
-            " JOIN delivery ON delivery.id = delivery_id JOIN run ON run.id = run_id"
-            " WHERE destination = name AND attempt.state IN ('planned', 'started') AND kind = 'normal')"
+            "SELECT name FROM destination WHERE destination.max_in_flight < (SELECT count(*) FROM attempt"
+            " JOIN run ON run.id = run_id"
+            " WHERE attempt.destination = name AND attempt.state IN ('planned', 'started') AND kind = 'normal')"
         )
 
     @invariant()
@@ -462,11 +460,11 @@ class Delivering(RuleBasedStateMachine):
             self.end(this, outcome)
         self.tries, self.outcomes = [], []  # the workers that were in a try have died
         for name in sorted(self.paused):  # whatever else is paused must come back by itself
-            operate.resume(self.deployment, name)
+            admin.resume(self.deployment, name)
         self.time_settles_everything()
         for _ in self.deployment.registry.destinations:  # one that was given up may make others due that wait for it
             if self.rows(GIVEN_UP):
-                operate.retry(self.deployment, sorted(self.versions), only_failed=True)
+                admin.retry(self.deployment, sorted(self.versions), only_failed=True)
                 self.time_settles_everything()
         self.everything_has_arrived()
 
@@ -528,7 +526,7 @@ GOING_ON = (
     "SELECT session_identifier, destination, delivery.state, next_attempt_at, deaths, delivery.error_message, run.state"
     " FROM record JOIN delivery ON delivery.record_id = record.id"
     " LEFT JOIN run ON run.record_id = record.id AND run.state = 'open'"
-    " WHERE delivery.state IN ('pending', 'waiting') OR run.id IS NOT NULL"
+    " WHERE delivery.state IN ('pending', 'retrying') OR run.id IS NOT NULL"
 )
 PAUSES = "SELECT name, held, paused_at, not_before, failing_records, reason, now() FROM destination"
 LOGGED = (

@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import attempt, operate
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery import attempt
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, SessionStatus
@@ -14,23 +14,23 @@ from tests.integration.delivery.by_hand import (
     Fake,
     attempt_states,
     attempts_of,
-    begun,
+    breaker_of,
     cdcs,
     elabftw,
     finish,
     go_on,
     hand_over,
-    health_of,
     labarchives,
     log_of,
-    make_waiting_due,
+    make_retrying_due,
     open_destinations,
     pass_time,
     raising,
     records_to_export,
     rows_of,
+    schedule_retry,
     send,
-    set_aside,
+    started,
     states_of,
     success,
     try_once,
@@ -64,10 +64,10 @@ def test_five_records_failing_in_a_row_pause_a_destination_and_four_do_not(deplo
     deployment = deploy(plugin)
     hand_over(deployment, *records_to_export(5))
     for record_id in range(1, 6):
-        assert health_of(deployment, "cdcs").well
+        assert breaker_of(deployment, "cdcs").well
         work(deployment, "cdcs", record_id=record_id)
-    health = health_of(deployment, "cdcs")
-    assert not health.well
+    health = breaker_of(deployment, "cdcs")
+    assert not breaker.closed
     assert health.reason == "CDCS is away"
     assert sorted(health.failing_records) == [1, 2, 3, 4, 5]
 
@@ -76,8 +76,8 @@ def test_the_short_tries_of_one_record_do_not_pause_a_destination(deploy: Deploy
     deployment = deploy(cdcs(answer=raising(AWAY)))
     hand_over(deployment)
     for _ in range(6):
-        set_aside(deployment, begun(deployment, "cdcs"), AWAY)
-    assert health_of(deployment, "cdcs").well
+        schedule_retry(deployment, started(deployment, "cdcs"), AWAY)
+    assert breaker_of(deployment, "cdcs").well
 
 
 def test_a_try_that_finds_its_destination_paused_makes_no_call_and_is_not_counted_or_logged(deploy: Deploy) -> None:
@@ -89,7 +89,7 @@ def test_a_try_that_finds_its_destination_paused_makes_no_call_and_is_not_counte
     row = rows_of(deployment, 6)["cdcs"]
     assert (row.state, row.failures) == (DeliveryState.PENDING, 0)
     assert try_once(deployment, "elabftw", 6)["state"] == "succeeded"
-    settle(deployment.engine, 6)
+    reconcile(deployment.engine, 6)
     assert log_of(deployment, "session-6") == [("elabftw", 1)]
     assert send(deployment) == 0
 
@@ -97,9 +97,9 @@ def test_a_try_that_finds_its_destination_paused_makes_no_call_and_is_not_counte
 def test_what_depends_on_a_paused_destination_goes_without_it(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw())
     failing(deployment, 5)
-    operate.pause(deployment, "elabftw")
+    admin.pause(deployment, "elabftw")
     hand_over(deployment, records_to_export(6)[5])
-    operate.resume(deployment, "elabftw")
+    admin.resume(deployment, "elabftw")
     assert open_destinations(deployment, 6) == {"elabftw"}
     assert work(deployment, "elabftw", record_id=6).deliveries == {"cdcs": "pending", "elabftw": "succeeded"}
 
@@ -120,7 +120,7 @@ def test_one_probe_goes_out_when_the_pause_is_over_and_not_before(deploy: Deploy
 def test_a_probe_of_one_destination_takes_no_record_that_goes_to_another_first(deploy: Deploy, strategy: str) -> None:
     depends_on = () if strategy == "first_success" else ("cdcs",)
     deployment = deploy(cdcs(), elabftw(depends_on=depends_on), NX_EXPORT_STRATEGY=strategy)
-    operate.pause(deployment, "elabftw")
+    admin.pause(deployment, "elabftw")
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE destination SET held = false, paused_at = now(), not_before = now()"))
     hand_over(deployment)
@@ -132,9 +132,9 @@ def test_a_probe_is_a_run_of_one_delivery_of_the_record_tried_longest_ago(deploy
     failing(deployment, 5)
     for record_id in range(1, 6):
         try_once(deployment, "elabftw", record_id)
-        settle(deployment.engine, record_id)
-    operate.pause(deployment, "elabftw")
-    make_waiting_due(deployment)
+        reconcile(deployment.engine, record_id)
+    admin.pause(deployment, "elabftw")
+    make_retrying_due(deployment)
     pass_time(deployment, 31)
     with transaction(deployment.engine) as connection:  # of those whose time has come, record 2 was tried first
         connection.execute(text("UPDATE delivery SET next_attempt_at = now() + interval '1 hour' WHERE record_id = 1"))
@@ -149,8 +149,8 @@ def test_two_paused_destinations_are_probed_one_dispatch_after_the_other_where_t
     deployment = deploy(cdcs(), elabftw())
     hand_over(deployment)
     for name in ("cdcs", "elabftw"):
-        finish(deployment, begun(deployment, name), ConfigurationError("wrong token"))
-    settle(deployment.engine, 1)
+        finish(deployment, started(deployment, name), ConfigurationError("wrong token"))
+    reconcile(deployment.engine, 1)
     pass_time(deployment, 31)
     assert send(deployment) == 1
     [first] = open_destinations(deployment)
@@ -163,12 +163,12 @@ def test_two_paused_destinations_are_probed_one_dispatch_after_the_other_where_t
 def test_a_probe_that_succeeds_lifts_the_pause_and_the_others_follow(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     failing(deployment, 5)
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     pass_time(deployment, 31)
     assert send(deployment) == 1
-    assert not health_of(deployment, "cdcs").well
+    assert not breaker_of(deployment, "cdcs").well
     assert work(deployment, "cdcs", record_id=1).record_status is SessionStatus.COMPLETED
-    assert health_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").well
     assert send(deployment) == 4
 
 
@@ -176,26 +176,26 @@ def test_a_probe_that_succeeds_lifts_the_pause_and_the_others_follow(deploy: Dep
 def test_a_probe_that_is_refused_for_good_is_an_answer(deploy: Deploy, error: ExportError) -> None:
     deployment = deploy(cdcs())
     plugin = failing(deployment, 5)
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     pass_time(deployment, 31)
     send(deployment)
     plugin.answer = raising(error)
     work(deployment, "cdcs", record_id=1)
-    assert health_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").well
 
 
 def test_a_probe_that_fails_doubles_the_pause_and_is_not_tried_again_in_its_run(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     failing(deployment, 5)
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     pass_time(deployment, 31)
     send(deployment)
-    this = begun(deployment, "cdcs", 1)
+    this = started(deployment, "cdcs", 1)
     assert this.probe
     assert not attempt.can_be_tried_again(deployment.engine, this, AWAY)
     finish(deployment, this, AWAY)
-    settle(deployment.engine, 1)
-    make_waiting_due(deployment)
+    reconcile(deployment.engine, 1)
+    make_retrying_due(deployment)
     pass_time(deployment, 45)
     assert send(deployment) == 0
     pass_time(deployment, 16)
@@ -205,10 +205,10 @@ def test_a_probe_that_fails_doubles_the_pause_and_is_not_tried_again_in_its_run(
 def test_a_probe_whose_worker_died_is_followed_by_another(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     failing(deployment, 5)
-    make_waiting_due(deployment)
+    make_retrying_due(deployment)
     pass_time(deployment, 31)
     send(deployment)
-    begun(deployment, "cdcs", 1)
+    started(deployment, "cdcs", 1)
     pass_time(deployment, 1000)
     assert send(deployment) == 1
     [(record_id, kind)] = open_runs(deployment)
@@ -219,13 +219,13 @@ def test_a_late_failure_changes_nothing_in_a_pause_and_a_late_success_does_not_l
     deployment = deploy(cdcs())
     plugin = cdcs()
     hand_over(deployment, *records_to_export(7))
-    late_failure, late_success = begun(deployment, "cdcs", 6), begun(deployment, "cdcs", 7)
+    late_failure, late_success = started(deployment, "cdcs", 6), started(deployment, "cdcs", 7)
     for record_id in range(1, 6):
-        finish(deployment, begun(deployment, "cdcs", record_id), AWAY)
-    before = health_of(deployment, "cdcs")
+        finish(deployment, started(deployment, "cdcs", record_id), AWAY)
+    before = breaker_of(deployment, "cdcs")
     finish(deployment, late_failure, AWAY)
     go_on(deployment, late_success)
-    assert health_of(deployment, "cdcs") == before
+    assert breaker_of(deployment, "cdcs") == before
     assert states_of(deployment, 7) == {"cdcs": DeliveryState.SUCCEEDED}
     assert plugin.contexts == []
 
@@ -241,7 +241,7 @@ def test_a_configuration_failure_pauses_at_once_and_everything_catches_up_with_t
     assert try_once(deployment, "cdcs", 3)["state"] == "deferred"
     plugin.answer = None
     for record_id in (1, 2, 3):
-        settle(deployment.engine, record_id)
+        reconcile(deployment.engine, record_id)
     pass_time(deployment, 31)
     assert send(deployment) == 1
     work(deployment, "cdcs", record_id=1)
@@ -258,11 +258,11 @@ def test_a_long_retry_after_pauses_the_destination_for_as_long(
     busy = TransientError("429 Too Many Requests", retry_after=retry_after)
     deployment = deploy(cdcs(answer=raising(busy)))
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     assert attempt.can_be_tried_again(deployment.engine, this, busy) is not pauses
     finish(deployment, this, busy)
-    health = health_of(deployment, "cdcs")
-    assert health.well is not pauses
+    health = breaker_of(deployment, "cdcs")
+    assert breaker.closed is not pauses
     if pauses:
         assert health.not_before is not None
         assert health.paused_at is not None
@@ -275,22 +275,22 @@ def test_a_broken_document_says_nothing_about_the_destination(deploy: Deploy) ->
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE record SET document = 'gone.xml'"))
     assert try_once(deployment, "cdcs")["state"] == "transient"
-    assert health_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").well
 
 
 def test_a_refused_connection_counts_like_any_other_failure(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), NX_PAUSE_AFTER=1)
     hand_over(deployment)
-    finish(deployment, begun(deployment, "cdcs"), NothingDoneError("refused"))
-    assert not health_of(deployment, "cdcs").well
+    finish(deployment, started(deployment, "cdcs"), NothingDoneError("refused"))
+    assert not breaker_of(deployment, "cdcs").well
 
 
 def test_a_paused_destination_is_probed_although_its_only_record_seems_to_kill_workers(deploy: Deploy) -> None:
     """Otherwise nobody would ever find out that it is well again."""
     deployment = deploy(cdcs())
     hand_over(deployment)
-    finish(deployment, begun(deployment, "cdcs"), ConfigurationError("wrong token"))
-    settle(deployment.engine, 1)
+    finish(deployment, started(deployment, "cdcs"), ConfigurationError("wrong token"))
+    reconcile(deployment.engine, 1)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE delivery SET deaths = 2"))
     pass_time(deployment, 31)
@@ -301,7 +301,7 @@ def test_a_probe_respects_the_window(deploy: Deploy) -> None:
     """LabArchives is called by one worker at a time, paused or not."""
     deployment = deploy(labarchives(depends_on=()))
     hand_over(deployment, *records_to_export(2))
-    set_aside(deployment, begun(deployment, "labarchives", 1), TransientError("busy"))
+    schedule_retry(deployment, started(deployment, "labarchives", 1), TransientError("busy"))
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE destination SET paused_at = now(), not_before = now()"))
     assert send(deployment) == 0
@@ -332,20 +332,20 @@ def test_first_success_sends_no_probe_elsewhere_while_it_is_unknown_what_one_des
 
 def test_an_operators_pause_holds_everything_back_until_it_is_resumed(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw())
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     hand_over(deployment)
     assert open_destinations(deployment) == {"elabftw"}
     work(deployment, "elabftw")
     pass_time(deployment, 86_400)
     assert send(deployment) == 0
-    operate.resume(deployment, "cdcs")
+    admin.resume(deployment, "cdcs")
     assert open_destinations(deployment) == {"cdcs"}
 
 
 def test_what_was_on_its_way_when_an_operator_paused_is_deferred(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     result = try_once(deployment, "cdcs")
     assert result["state"] == "deferred"
     assert result["error_message"] == "cdcs is paused: paused by an operator"
@@ -355,10 +355,10 @@ def test_what_was_on_its_way_when_an_operator_paused_is_deferred(deploy: Deploy)
 def test_an_operators_pause_outlasts_what_was_in_a_try(deploy: Deploy, outcome: attempt.Outcome) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
-    operate.pause(deployment, "cdcs")
+    this = started(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     finish(deployment, this, outcome)
-    health = health_of(deployment, "cdcs")
+    health = breaker_of(deployment, "cdcs")
     assert health.held
     assert health.reason
 
@@ -367,7 +367,7 @@ def test_resume_sends_what_a_failing_destination_has_left_due(deploy: Deploy) ->
     deployment = deploy(cdcs())
     failing(deployment, 6)
     work(deployment, "cdcs", record_id=6)
-    operate.resume(deployment, "cdcs")
-    assert health_of(deployment, "cdcs").failing_records == ()
+    admin.resume(deployment, "cdcs")
+    assert breaker_of(deployment, "cdcs").failing_records == ()
     assert open_runs(deployment) == [(6, RunKind.NORMAL)]
     assert attempts_of(deployment, 6)[-1].run_kind is RunKind.NORMAL

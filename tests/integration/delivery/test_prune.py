@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import archive, operate
+from nexus_tasks.delivery import archive
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
 from nexus_tasks.delivery.prune import BATCH, Pruned, prune
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import PermanentError, TransientError
 from nexus_tasks.monitoring.status import view
@@ -115,7 +115,7 @@ def test_what_people_read_is_the_same_afterwards(deploy: Deploy) -> None:
     assert pruned(deployment) == Pruned(2, 2, 0)
     assert [item.document() for item in view(deployment.engine, deployment.settings)] == before
     assert log_of(deployment) == log
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert log_of(deployment) == log, "an answer was logged twice"
     assert status_of(deployment) is SessionStatus.COMPLETED
 
@@ -127,7 +127,7 @@ def test_nothing_of_a_delivery_that_is_not_settled_goes(deploy: Deploy, error: E
     try_once(deployment, "cdcs")
     if error:
         try_once(deployment, "elabftw")
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     pass_days(deployment, 1000)
     before = everything(deployment)
     assert pruned(deployment) == NOTHING
@@ -141,7 +141,7 @@ def test_an_answer_that_is_not_in_the_log_yet_keeps_its_run(deploy: Deploy) -> N
     with transaction(deployment.engine) as connection:  # closed by a dispatch that died before it could settle
         connection.execute(text("UPDATE run SET state = 'lost', closed_at = now() - interval '1000 days'"))
     assert pruned(deployment) == NOTHING
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert pruned(deployment).runs == 1
     assert log_of(deployment) == [("cdcs", 1)]
 
@@ -177,8 +177,8 @@ Ask = Callable[[Deployment], object]
 @pytest.mark.parametrize(
     ("ask", "due"),
     [
-        (lambda deployment: operate.retry(deployment, [SESSION], destination="cdcs", recreate=True), {"cdcs"}),
-        (lambda deployment: operate.backfill(deployment, "elabftw"), {"elabftw"}),
+        (lambda deployment: admin.retry(deployment, [SESSION], destination="cdcs", recreate=True), {"cdcs"}),
+        (lambda deployment: admin.backfill(deployment, "elabftw"), {"elabftw"}),
         (lambda deployment: hand_over(deployment, replace(RECORD, xml=b"<Experiment>rebuilt</Experiment>")), {"cdcs"}),
     ],
     ids=["retry", "backfill", "rebuild"],
@@ -202,7 +202,7 @@ def test_after_a_restore_the_looking_up_works_without_the_runs(deploy: Deploy) -
     work(deployment, "cdcs")
     pass_days(deployment, 100)
     assert pruned(deployment).runs == 1
-    assert operate.after_restore(deployment) == 1
+    assert admin.after_restore(deployment) == 1
     send(deployment)
     assert work(deployment, "cdcs", record_id=2).record_status is SessionStatus.COMPLETED
 

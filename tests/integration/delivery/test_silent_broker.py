@@ -82,7 +82,9 @@ def test_a_builder_waits_some_three_seconds_for_a_broker_that_never_answers(
     assert seconds < MOST_SECONDS_WITH_A_SILENT_BROKER
     assert all(problem and "NX_BROKER_URL" in problem for problem in problems)
     assert set(states_of(deployment).values()) == {DeliveryState.PENDING}
-    assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {(AttemptState.UNSENT, RunState.CLOSED)}
+    assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {
+        (AttemptState.CANCELLED, RunState.CLOSED)
+    }
 
 
 @STAGES

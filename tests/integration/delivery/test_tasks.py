@@ -14,7 +14,7 @@ from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
@@ -90,7 +90,7 @@ def test_a_later_try_that_succeeds_is_a_success(deploy: Deploy, work_for: WorkFo
     deployment = work_for(deploy(plugin))
     hand_over(deployment)
     assert take(deployment, message_for(deployment, "cdcs")).result["state"] == "succeeded"
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert log_of(deployment) == [("cdcs", 1)]
 
 
@@ -160,7 +160,7 @@ def test_a_task_that_ends_after_its_run_was_closed_settles_and_sends(
 
     def recording(engine: Any, record_id: int) -> Any:
         settled.append(record_id)
-        return settle(engine, record_id)
+        return reconcile(engine, record_id)
 
     def answer(_: ExportContext) -> ExportResult:
         empty_broker(broker_url)
@@ -253,7 +253,7 @@ def test_the_same_message_twice_makes_one_try_and_one_log_row(deploy: Deploy, wo
     hand_over(deployment)
     message = message_for(deployment, "cdcs")
     assert take(deployment, message).result == take(deployment, message).result
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert len(plugin.contexts) == 1
     assert log_of(deployment) == [("cdcs", 1)]
     assert status_of(deployment) is SessionStatus.COMPLETED

@@ -7,7 +7,7 @@ import pytest
 
 from nexus_tasks.delivery import archive
 from nexus_tasks.delivery.documents import sha256_of
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.exporters.base import PermanentError, TransientError
 from nexus_tasks.states import DeliveryState, SessionStatus
 from tests.integration.delivery.by_hand import (
@@ -17,7 +17,6 @@ from tests.integration.delivery.by_hand import (
     START,
     Deploy,
     attempts_of,
-    begun,
     cdcs,
     elabftw,
     everything,
@@ -29,6 +28,7 @@ from tests.integration.delivery.by_hand import (
     open_destinations,
     raising,
     send,
+    started,
     states_of,
     status_of,
     success,
@@ -36,7 +36,7 @@ from tests.integration.delivery.by_hand import (
     work_again,
 )
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.WAITING
+PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -67,7 +67,7 @@ def test_a_link_that_came_in_the_same_run_makes_nothing_due(deploy: Deploy) -> N
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     before = everything(deployment)
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert send(deployment) == 0
     assert everything(deployment) == before
 
@@ -90,7 +90,7 @@ def test_a_failed_notebook_whose_inputs_are_the_same_is_left_alone(deploy: Deplo
     deployment = deploy(cdcs(answer=raising(PermanentError("no"))), elabftw(answer=raising(PermanentError("no"))))
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert states_of(deployment) == {"cdcs": FAILED, "elabftw": FAILED}
     assert send(deployment) == 0
 
@@ -166,10 +166,10 @@ def test_a_record_rebuilt_while_a_worker_is_at_it_is_sent_again(deploy: Deploy) 
     repository = cdcs()
     deployment = deploy(repository)
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     hand_over(deployment, REBUILT)
     go_on(deployment, this)
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert repository.contexts[0].metadata["sha256"] == sha256_of(RECORD.xml)
     assert states_of(deployment) == {"cdcs": PENDING}
     assert send(deployment) == 1
@@ -234,8 +234,8 @@ def test_a_late_end_with_old_inputs_is_followed_by_one_with_the_new_ones(deploy:
     """The notebook began without the link; the link came while it was at it."""
     deployment = deploy(cdcs(depends_on=()), elabftw())
     hand_over(deployment)
-    notebook = begun(deployment, "elabftw")
-    finish(deployment, begun(deployment, "cdcs"), success("cdcs"))
+    notebook = started(deployment, "elabftw")
+    finish(deployment, started(deployment, "cdcs"), success("cdcs"))
     finish(deployment, notebook, success("elabftw"))
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": PENDING}

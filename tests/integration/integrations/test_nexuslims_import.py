@@ -17,7 +17,7 @@ from nexus_tasks.db import candidates, deliveries, records
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.db.models import Base
 from nexus_tasks.delivery.digest import outdated
-from nexus_tasks.delivery.enqueue import RecordToExport, export_records
+from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.exporters.registry import get_registry
 from nexus_tasks.plain_error import PlainError
@@ -192,7 +192,7 @@ def test_a_failed_upload_is_a_failed_delivery_that_can_be_retried(house: House, 
 def test_nothing_is_due_after_it(house: House, file: NexusLimsFile) -> None:
     fill(house, file)
     house.take_over(file.file)
-    assert house.rows("SELECT 1 FROM delivery WHERE state IN ('pending', 'waiting')") == []
+    assert house.rows("SELECT 1 FROM delivery WHERE state IN ('pending', 'retrying')") == []
     with transaction(engine_for(house.url)) as connection:
         assert candidates.next_records(connection, {"cdcs": 16, "elabftw": 16}, ()) == []
 

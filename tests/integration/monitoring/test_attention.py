@@ -10,7 +10,7 @@ from nexus_tasks.db import builds, sessions, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.migrate import head
 from nexus_tasks.db.troubles import troubles
-from nexus_tasks.delivery import operate
+from nexus_tasks.delivery import admin
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import PermanentError, TransientError
 from nexus_tasks.monitoring.attention import attention, database_of_another_version
@@ -199,7 +199,7 @@ def test_a_destination_that_is_paused_or_has_invalid_settings_is_said(deploy: De
     deployment = deploy(cdcs(), elabftw(valid=lambda: (False, "NX_ELABFTW_API_KEY is missing")))
     worker(deployment)
     beat(deployment)
-    operate.pause(deployment, "cdcs")
+    admin.pause(deployment, "cdcs")
     assert messages(deployment) == [
         "elabftw takes no records: NX_ELABFTW_API_KEY is missing",
         "cdcs takes no records, they wait for it: paused by an operator",
@@ -239,7 +239,7 @@ def test_a_delivery_that_has_failed_is_said_until_it_has_succeeded(deploy: Deplo
         assert troubles(connection).sessions == [SESSION]
 
     destination.answer = None
-    operate.retry(deployment, None, only_failed=True)
+    admin.retry(deployment, None, only_failed=True)
     work(deployment, "cdcs")
     assert messages(deployment, "delivery") == []
 
@@ -251,11 +251,11 @@ def test_a_delivery_that_a_person_gave_up_is_said_no_more(deploy: Deploy, failed
     work(deployment, "cdcs")
     assert len(messages(deployment, "delivery")) == failed_before
 
-    operate.abandon(deployment, SESSION, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) == {"cdcs": "failed"}
     assert messages(deployment, "delivery") == []
-    with pytest.raises(operate.OperateError, match="given up already"):
-        operate.abandon(deployment, SESSION, "cdcs")
+    with pytest.raises(admin.AdminError, match="given up already"):
+        admin.abandon(deployment, SESSION, "cdcs")
 
     hand_over(deployment, REBUILT)
     assert states_of(deployment) == {"cdcs": "failed"}
@@ -272,7 +272,7 @@ def test_under_first_success_a_failure_counts_while_no_other_destination_holds_t
     assert len(messages(deployment, "delivery")) == 2
 
     other.answer = None
-    operate.retry(deployment, [SESSION], destination="elabftw")
+    admin.retry(deployment, [SESSION], destination="elabftw")
     work(deployment, "elabftw")
     assert messages(deployment, "delivery") == []
 

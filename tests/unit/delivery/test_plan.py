@@ -13,7 +13,7 @@ from nexus_tasks.states import DeliveryState, RunKind, Strategy
 NOW = datetime(2025, 1, 27, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 EARLIER = NOW - timedelta(minutes=5)
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.WAITING
+PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 PRIORITIES = {"cdcs": 100, "labarchives": 90, "elabftw": 85}
 WIDE = dict.fromkeys(PRIORITIES, 16)
@@ -478,7 +478,7 @@ def test_what_is_due_and_unhindered_is_never_starved(records: list[RecordDeliver
             and not item.suspected
             and item.destination not in paused
             and all(name in siblings and siblings[name].has_succeeded for name in item.requires)
-            and all(siblings[name].state.settled for name in item.depends_on if name in siblings)
+            and all(siblings[name].state.final for name in item.depends_on if name in siblings)
         )
 
     anything = any(

@@ -58,7 +58,7 @@ def test_a_permanent_failure_fails_for_good() -> None:
 
 def test_a_transient_failure_is_counted_and_waits_longer_each_time() -> None:
     ends = [after_failure(TransientError("away"), failures, POLICY, None) for failures in range(5)]
-    assert {(end.state, end.delivery_state) for end in ends} == {(AttemptState.TRANSIENT, DeliveryState.WAITING)}
+    assert {(end.state, end.delivery_state) for end in ends} == {(AttemptState.TRANSIENT, DeliveryState.RETRYING)}
     assert [end.failures for end in ends] == [1, 2, 3, 4, 5]
     assert [end.wait for end in ends] == [timedelta(seconds=seconds) for seconds in (60, 300, 900, 3600, 3600)]
 
@@ -72,7 +72,7 @@ def test_what_the_service_asked_for_counts_when_it_is_longer(asked_for: float | 
 @pytest.mark.parametrize("asked_for", [1e12, float("inf"), float("nan"), -5])
 def test_a_service_that_asks_for_nonsense_does_not_break_the_retry(asked_for: float) -> None:
     end = after_failure(TransientError("busy", retry_after=asked_for), 0, POLICY, None)
-    assert end.delivery_state is DeliveryState.WAITING
+    assert end.delivery_state is DeliveryState.RETRYING
     assert end.wait is not None
     assert end.wait >= timedelta(seconds=60)
     assert datetime.now(UTC) + end.wait <= datetime.max.replace(tzinfo=UTC)  # Python can read it back from its row
@@ -121,7 +121,7 @@ def test_a_failure_is_always_told_and_never_at_length(text: str, failures: int, 
     end = after_failure(kind(text), failures, POLICY, None)
     assert end.error_message is not None
     assert len(end.error_message) <= MAX_MESSAGE_CHARACTERS
-    assert (end.wait is not None) is (end.delivery_state is DeliveryState.WAITING)
+    assert (end.wait is not None) is (end.delivery_state is DeliveryState.RETRYING)
 
 
 @pytest.mark.parametrize(("unresolved", "asked_for", "seconds"), [(30, 0, 60), (90, 0, 90), (90, 100, 100)])
@@ -147,6 +147,6 @@ def test_however_long_the_last_failure_was_told_it_is_said_that_the_object_may_e
 
 def test_an_attempt_that_may_not_go_on_yet_waits_and_is_not_counted() -> None:
     end = put_off(timedelta(seconds=40), 3, "waiting until a lost answer can be looked up")
-    assert (end.state, end.delivery_state) == (AttemptState.DEFERRED, DeliveryState.WAITING)
+    assert (end.state, end.delivery_state) == (AttemptState.DEFERRED, DeliveryState.RETRYING)
     assert (end.failures, end.wait) == (3, timedelta(seconds=40))
     assert not end.state.logged

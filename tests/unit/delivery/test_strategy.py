@@ -8,7 +8,7 @@ from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
 from nexus_tasks.delivery.strategy import Verdict, verdict
 from nexus_tasks.states import DeliveryState, Strategy
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.WAITING
+PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -138,4 +138,4 @@ def test_only_what_is_not_settled_is_skipped(states: list[DeliveryState], strate
         for number, state in enumerate(states)
     ]
     judgement = judged(strategy, *rows)
-    assert not [row for row in rows if row.id in judgement.skip and row.state.settled]
+    assert not [row for row in rows if row.id in judgement.skip and row.state.final]

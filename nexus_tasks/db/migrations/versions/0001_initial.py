@@ -1,4 +1,4 @@
-"""The tables of NexusLIMS, and the rows of the delivery."""
+"""The tables of NexusLIMS, and the rows of builder and delivery."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,13 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "adoptable",
+        sa.Column("session_identifier", sa.Text(), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
+        sa.Column("remote", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("session_identifier", "destination", name=op.f("pk_adoptable")),
+    )
+    op.create_table(
         "build_claim",
         sa.Column("session_identifier", sa.Text(), nullable=False),
         sa.Column("token", sa.Uuid(), nullable=False),
@@ -19,16 +26,39 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("session_identifier", name=op.f("pk_build_claim")),
     )
     op.create_table(
+        "build_request",
+        sa.Column("session_identifier", sa.Text(), nullable=False),
+        sa.Column("rebuild", sa.Boolean(), nullable=False),
+        sa.Column("asked_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("published_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("not_before", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("begun_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("deaths", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("session_identifier", name=op.f("pk_build_request")),
+    )
+    op.create_index(
+        "ix_build_request_open",
+        "build_request",
+        ["asked_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_table(
         "destination",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("window", sa.Integer(), nullable=False),
-        sa.Column("held", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("max_in_flight", sa.Integer(), nullable=False),
+        sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("failing_records", postgresql.ARRAY(sa.Integer()), server_default="{}", nullable=False),
-        sa.Column("paused_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("not_before", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("pause_seconds", sa.Double(), server_default="0", nullable=False),
+        sa.Column("opened_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("open_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("open_seconds", sa.Double(), server_default="0", nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("well_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("recovered_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("last_call_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("rate_limit_token", sa.Uuid(), nullable=True),
+        sa.Column("rate_limit_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("remote", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_destination")),
     )
@@ -43,7 +73,15 @@ def upgrade() -> None:
         sa.Column("filestore_path", sa.Text(), nullable=True),
         sa.Column("harvester", sa.Text(), nullable=True),
         sa.Column("timezone", sa.Text(), server_default="UTC", nullable=False),
+        sa.Column("clock_offset_s", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("instrument_pid", name=op.f("pk_instruments")),
+    )
+    op.create_table(
+        "planner",
+        sa.Column("id", sa.Integer(), server_default="1", autoincrement=False, nullable=False),
+        sa.Column("requested", sa.Integer(), server_default="0", nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_planner_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_planner")),
     )
     op.create_table(
         "record",
@@ -64,10 +102,36 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_record")),
         sa.UniqueConstraint("session_identifier", name=op.f("uq_record_session_identifier")),
     )
+    op.create_index(
+        "ix_record_not_archived", "record", ["id"], unique=False, postgresql_where=sa.text("archived_at IS NULL")
+    )
     op.create_table(
         "restore",
         sa.Column("restored_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("restored_at", name=op.f("pk_restore")),
+    )
+    op.create_table(
+        "session_details",
+        sa.Column("session_identifier", sa.Text(), nullable=False),
+        sa.Column("details", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("session_identifier", name=op.f("pk_session_details")),
+    )
+    op.create_table(
+        "sign_of_life",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_sign_of_life")),
+    )
+    op.create_table(
+        "worker",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("process", sa.Uuid(), nullable=False),
+        sa.Column("queues", postgresql.ARRAY(sa.Text()), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("clock_offset_s", sa.Double(), nullable=False),
+        sa.Column("stores", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_worker")),
     )
     op.create_table(
         "delivery",
@@ -79,11 +143,14 @@ def upgrade() -> None:
         sa.Column("requires", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("updates", sa.Boolean(), nullable=False),
         sa.Column("state", sa.Text(), server_default="pending", nullable=False),
+        sa.Column("waits_for", sa.Text(), server_default="", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("deaths", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("next_attempt_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column(
+            "next_attempt_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("digest", sa.Text(), nullable=True),
+        sa.Column("input_fingerprint", sa.Text(), nullable=True),
         sa.Column("remote", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.Column("look_up_first", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("remote_record_id", sa.Text(), nullable=True),
@@ -91,7 +158,7 @@ def upgrade() -> None:
         sa.Column("remote_metadata", postgresql.JSONB(astext_type=sa.Text()), server_default="{}", nullable=False),
         sa.Column("succeeded_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "state IN ('pending', 'waiting', 'succeeded', 'failed', 'skipped')", name=op.f("ck_delivery_state")
+            "state IN ('pending', 'retrying', 'succeeded', 'failed', 'skipped')", name=op.f("ck_delivery_state")
         ),
         sa.ForeignKeyConstraint(
             ["record_id"], ["record.id"], name=op.f("fk_delivery_record_id_record"), ondelete="CASCADE"
@@ -100,11 +167,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("record_id", "destination", name=op.f("uq_delivery_record_id_destination")),
     )
     op.create_index(
-        "ix_delivery_unsettled",
+        "ix_delivery_due",
         "delivery",
-        ["destination", "id"],
+        ["destination", "waits_for", "next_attempt_at", "id"],
         unique=False,
-        postgresql_where=sa.text("state IN ('pending', 'waiting')"),
+        postgresql_where=sa.text("state IN ('pending', 'retrying')"),
     )
     op.create_table(
         "run",
@@ -116,7 +183,7 @@ def upgrade() -> None:
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expected_by", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("closed_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('normal', 'probe', 'alone')", name=op.f("ck_run_kind")),
+        sa.CheckConstraint("kind IN ('normal', 'probe', 'quarantine')", name=op.f("ck_run_kind")),
         sa.CheckConstraint("state IN ('open', 'closed', 'lost')", name=op.f("ck_run_state")),
         sa.ForeignKeyConstraint(["record_id"], ["record.id"], name=op.f("fk_run_record_id_record"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_run")),
@@ -158,9 +225,10 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), sa.Identity(always=False), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.Column("delivery_id", sa.Integer(), nullable=False),
+        sa.Column("destination", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), server_default="planned", nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("digest", sa.Text(), nullable=True),
+        sa.Column("input_fingerprint", sa.Text(), nullable=True),
         sa.Column("lease_token", sa.Uuid(), nullable=True),
         sa.Column("lease_expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("try_started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -169,7 +237,7 @@ def upgrade() -> None:
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("result", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.CheckConstraint(
-            "state IN ('planned', 'started', 'succeeded', 'transient', 'permanent', 'configuration', 'deferred', 'skipped', 'died', 'unsent')",
+            "state IN ('planned', 'started', 'succeeded', 'transient', 'permanent', 'configuration', 'deferred', 'skipped', 'expired', 'cancelled', 'orphaned')",
             name=op.f("ck_attempt_state"),
         ),
         sa.ForeignKeyConstraint(
@@ -181,11 +249,11 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_attempt_delivery_id"), "attempt", ["delivery_id"], unique=False)
     op.create_index(
-        "ix_attempt_open",
+        "ix_attempt_in_flight",
         "attempt",
-        ["delivery_id"],
+        ["destination", "state"],
         unique=False,
-        postgresql_where=sa.text("state IN ('planned', 'started')"),
+        postgresql_where=sa.text("state IN ('planned', 'started', 'orphaned')"),
     )
     op.create_table(
         "upload_log",
@@ -215,3 +283,4 @@ def upgrade() -> None:
         ["session_identifier", "timestamp"],
         unique=False,
     )
+    op.execute("INSERT INTO planner DEFAULT VALUES")

@@ -12,17 +12,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from nexus_tasks.db import records, runs, sessions
+from nexus_tasks.db import records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import archive, attempt
 from nexus_tasks.delivery.attempt import Finished, NotWantedError
-from nexus_tasks.delivery.dispatch import dispatch
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError, sha256_of
-from nexus_tasks.delivery.enqueue import ClaimLostError, EnqueueError, HandedOver
-from nexus_tasks.delivery.freeze import DependencyCycleError
+from nexus_tasks.delivery.export_records import ClaimLostError, EnqueueError, HandedOver
+from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.plugin_call import call_plugin
-from nexus_tasks.delivery.settle import Settled, settle
+from nexus_tasks.delivery.reconcile import reconcile
+from nexus_tasks.delivery.snapshot import DependencyCycleError
 from nexus_tasks.exporters.base import (
     ConfigurationError,
     ExportContext,
@@ -42,14 +42,12 @@ from tests.integration.delivery.by_hand import (
     Fake,
     Message,
     attempts_of,
-    begin_message,
-    begun,
+    breaker_of,
     cdcs,
     elabftw,
     everything,
     finish,
     hand_over,
-    health_of,
     log_of,
     message_for,
     messages_in,
@@ -59,6 +57,8 @@ from tests.integration.delivery.by_hand import (
     raising,
     records_to_export,
     rows_of,
+    start_message,
+    started,
     states_of,
     status_of,
     try_once,
@@ -141,7 +141,7 @@ def test_other_contents_for_the_same_session_replace_the_record(deploy: Deploy, 
     hand_over(deployment)
     assert hand_over(deployment, REBUILT).record_ids == (1,)
     with transaction(deployment.engine) as connection:
-        record = records.get(connection, 1)
+        record = records.of_sessions(connection)[0]
     assert (tmp_path / "records" / record.document).read_bytes() == REBUILT.xml
     assert record.sha256 == sha256_of(REBUILT.xml)
     events = sorted(str(row[4]) for row in everything(deployment)["session_log"])
@@ -246,7 +246,7 @@ def test_without_a_broker_nothing_is_lost_and_a_later_dispatch_sends_it(
     assert "s3cret" not in problem
     assert "\n" not in problem
     assert set(states_of(away).values()) == {DeliveryState.PENDING}
-    assert {(row.state, row.run_state) for row in attempts_of(away)} == {(AttemptState.UNSENT, RunState.CLOSED)}
+    assert {(row.state, row.run_state) for row in attempts_of(away)} == {(AttemptState.CANCELLED, RunState.CLOSED)}
 
     back = deploy(*destinations)
     assert dispatch(back) == 1
@@ -262,11 +262,13 @@ def test_whatever_publishing_raises_closes_the_run_and_is_told(deploy: Deploy, m
         raise AttributeError("'NoneType' object has no attribute 'client'")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nexus_tasks.delivery.dispatch.canvas", dying)
+        patch.setattr("nexus_tasks.delivery.planner.canvas", dying)
         problem = hand_over(deployment).broker_problem
     assert problem is not None
     assert "AttributeError" in problem
-    assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {(AttemptState.UNSENT, RunState.CLOSED)}
+    assert {(row.state, row.run_state) for row in attempts_of(deployment)} == {
+        (AttemptState.CANCELLED, RunState.CLOSED)
+    }
     assert dispatch(deployment) == 1
 
 
@@ -322,7 +324,7 @@ def test_settling_again_changes_nothing(deploy: Deploy) -> None:
     hand_over(deployment)
     first = work(deployment, "cdcs", "elabftw")
     before = everything(deployment)
-    assert settle(deployment.engine, 1) == first
+    assert reconcile(deployment.engine, 1) == first
     assert everything(deployment) == before
     assert log_of(deployment) == [("cdcs", 1), ("elabftw", 0)]
 
@@ -335,7 +337,7 @@ def test_settling_twice_at_once_is_as_good_as_once(deploy: Deploy) -> None:
 
     def settle_together(_: int) -> Settled:
         together.wait(10)
-        return settle(deployment.engine, 1)
+        return reconcile(deployment.engine, 1)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(settle_together, range(2))
@@ -398,7 +400,7 @@ def test_what_requires_a_failed_destination_is_skipped_with_the_reason(deploy: D
     hand_over(deployment)
     assert try_once(deployment, "cdcs")["state"] == "permanent"
     assert try_once(deployment, "elabftw")["state"] == "deferred"
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     elab = rows_of(deployment)["elabftw"]
     assert elab.state is DeliveryState.SKIPPED
     assert elab.error_message == "it requires cdcs, which does not hold the record"
@@ -410,7 +412,7 @@ def test_what_requires_a_destination_that_is_tried_again_follows_it_in_the_next_
     deployment = deploy(plugin, elabftw(requires=("cdcs",), depends_on=()))
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
-    assert states_of(deployment) == {"cdcs": DeliveryState.WAITING, "elabftw": DeliveryState.PENDING}
+    assert states_of(deployment) == {"cdcs": DeliveryState.RETRYING, "elabftw": DeliveryState.PENDING}
     assert dispatch(deployment) == 0
     plugin.answer = None
     assert work_again(deployment, "cdcs", "elabftw").record_status is SessionStatus.COMPLETED
@@ -427,7 +429,7 @@ def test_what_requires_a_destination_that_is_not_enabled_is_skipped_at_once(depl
 def test_a_record_without_destinations_is_never_satisfied(deploy: Deploy, strategy: str) -> None:
     deployment = deploy(cdcs(enabled=False), NX_EXPORT_STRATEGY=strategy)
     assert hand_over(deployment) == HandedOver(record_ids=(1,), destinations=())
-    assert settle(deployment.engine, 1) == Settled(SESSION, SessionStatus.BUILT_NOT_EXPORTED, {})
+    assert reconcile(deployment.engine, 1) == Settled(SESSION, SessionStatus.BUILT_NOT_EXPORTED, {})
     assert archive.sweep(deployment.engine, deployment.settings) == 0
 
 
@@ -477,12 +479,11 @@ def test_a_document_that_cannot_be_moved_does_not_keep_others_from_the_archive(
     folder = tmp_path / "records" / ARCHIVE_FOLDER
     for record_id in (1, 2, 3):
         with transaction(deployment.engine) as connection:
-            in_the_way = folder / records.get(connection, record_id).document
+            in_the_way = folder / records.of_sessions(connection, [f"session-{record_id}"])[0].document
         in_the_way.mkdir(parents=True)  # a file cannot be renamed to a folder
     assert archive.sweep(deployment.engine, deployment.settings) == 2
     assert caplog.text.count("cannot be moved") == 1
     assert "session-1" in caplog.text
-    archive.archive(deployment.engine, deployment.settings, 1)
     in_the_way.rmdir()
     assert archive.sweep(deployment.engine, deployment.settings) == 1
 
@@ -495,7 +496,7 @@ def test_a_document_that_is_gone_does_not_keep_others_from_the_archive(
     work(deployment, "cdcs", record_id=1)
     work(deployment, "cdcs", record_id=2)
     with transaction(deployment.engine) as connection:
-        document = records.get(connection, 1).document
+        document = records.of_sessions(connection)[0].document
     (tmp_path / "records" / document).unlink()
     assert archive.sweep(deployment.engine, deployment.settings) == 1
     assert SESSION in caplog.text
@@ -535,7 +536,7 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
     deployment = deploy(plugin, elabftw())
     hand_over(deployment)
     first = message_for(deployment, "cdcs")
-    begun_first = begun(deployment, "cdcs")
+    begun_first = started(deployment, "cdcs")
     answer = call_plugin(begun_first, plugin, deployment.engine, deployment.settings)
     result = attempt.finish(deployment.engine, begun_first, deployment.settings, answer).result
     assert result == {
@@ -545,7 +546,7 @@ def test_a_redelivered_message_of_an_ended_attempt_returns_the_stored_result(dep
         "record_url": "https://cdcs.example.org/7",
         "error_message": None,
     }
-    assert begin_message(deployment, first) == Finished(result)
+    assert start_message(deployment, first) == Finished(result)
     late = TransientError("the first worker comes back late")
     assert attempt.finish(deployment.engine, begun_first, deployment.settings, late) == Finished(result)
     assert states_of(deployment)["cdcs"] is DeliveryState.SUCCEEDED
@@ -558,7 +559,7 @@ def test_a_message_of_a_closed_run_is_not_wanted(deploy: Deploy) -> None:
     message = message_for(deployment, "cdcs")
     work(deployment, "cdcs")
     with pytest.raises(NotWantedError):
-        begin_message(deployment, message)
+        start_message(deployment, message)
 
 
 def test_a_message_of_a_run_that_counts_as_not_sent_is_not_wanted(deploy: Deploy) -> None:
@@ -569,14 +570,14 @@ def test_a_message_of_a_run_that_counts_as_not_sent_is_not_wanted(deploy: Deploy
         runs.unsent(connection, [message.attempt_id])
         runs.close(connection, 1)
     with pytest.raises(NotWantedError):
-        begin_message(deployment, message)
+        start_message(deployment, message)
     assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
 
 
 def test_a_message_of_an_attempt_that_does_not_exist_is_not_wanted(deploy: Deploy) -> None:
     deployment = deploy(cdcs())
     with pytest.raises(NotWantedError):
-        begin_message(deployment, Message(4711, uuid4().hex))
+        start_message(deployment, Message(4711, uuid4().hex))
 
 
 def test_a_delivery_that_is_settled_meanwhile_is_not_tried(deploy: Deploy) -> None:
@@ -607,14 +608,14 @@ def test_nothing_is_sent_while_the_document_is_not_what_was_built(deploy: Deploy
     hand_over(deployment)
     [document] = (tmp_path / "records").glob("*.xml")
     break_document(document, how)
-    this = begun(deployment, "cdcs")
+    this = started(deployment, "cdcs")
     with pytest.raises(DocumentError, match=document.name) as refused:
         perform(deployment, this)
     finish(deployment, this, refused.value)
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     row = rows_of(deployment)["cdcs"]
     assert plugin.contexts == []
-    assert (row.state, row.failures) == (DeliveryState.WAITING, 1)
+    assert (row.state, row.failures) == (DeliveryState.RETRYING, 1)
     assert row.error_message is not None
     assert document.name in row.error_message
     if document.is_dir():
@@ -629,7 +630,7 @@ def test_transient_failures_count_up_to_the_most_and_then_the_delivery_fails(dep
     hand_over(deployment)
     work(deployment, "cdcs")
     first = rows_of(deployment)["cdcs"]
-    assert (first.state, first.failures, first.error_message) == (DeliveryState.WAITING, 1, "CDCS is away")
+    assert (first.state, first.failures, first.error_message) == (DeliveryState.RETRYING, 1, "CDCS is away")
     assert timedelta(seconds=50) < wait_of(deployment, "cdcs") <= timedelta(seconds=60)
     assert dispatch(deployment) == 0
     work_again(deployment, "cdcs")
@@ -649,7 +650,7 @@ def test_a_configuration_failure_leaves_the_delivery_due_and_pauses_the_destinat
     work(deployment, "cdcs")
     row = rows_of(deployment)["cdcs"]
     assert (row.state, row.failures, row.error_message) == (DeliveryState.PENDING, 0, "CDCS refuses the token")
-    assert not health_of(deployment, "cdcs").well
+    assert not breaker_of(deployment, "cdcs").closed
     assert dispatch(deployment) == 0
     pass_time(deployment, 30)
     work_again(deployment, "cdcs")  # the probe
@@ -762,16 +763,25 @@ def test_what_a_try_has_created_is_known_to_the_next(deploy: Deploy) -> None:
     assert rows_of(deployment)["cdcs"].remote_record_id == "7"
 
 
-def test_the_end_of_an_attempt_tells_when_it_has_made_room(deploy: Deploy) -> None:
+def test_the_end_of_an_attempt_says_when_planning_again_is_worth_it(deploy: Deploy) -> None:
     deployment = deploy(cdcs(window=1), elabftw(window=2))
-    hand_over(deployment)
-    made_room = {}
+    hand_over(deployment, *records_to_export(2))
+    worth_planning = {}
     for name in ("cdcs", "elabftw"):
         result = ExportResult(success=True, destination_name=name, record_id="7")
-        made_room[name] = attempt.finish(
-            deployment.engine, begun(deployment, name), deployment.settings, result
-        ).made_room
-    assert made_room == {"cdcs": True, "elabftw": False}
+        worth_planning[name] = finish(deployment, started(deployment, name), result).worth_planning
+    assert worth_planning == {"cdcs": True, "elabftw": False}  # the other record's notebook waits for its CDCS
+
+
+def test_a_wide_destination_is_topped_up_when_half_of_it_is_free(deploy: Deploy) -> None:
+    deployment = deploy(cdcs(window=4))
+    hand_over(deployment, *records_to_export(6))
+    result = ExportResult(success=True, destination_name="cdcs", record_id="7")
+    worth_planning = [
+        finish(deployment, started(deployment, "cdcs", record_id), result).worth_planning for record_id in (1, 2, 3)
+    ]
+    assert worth_planning == [False, True, True]
+    assert dispatch(deployment) == 2
 
 
 @pytest.mark.parametrize("path", ["../secrets.txt", "/etc/passwd", "Titan/../../a.dm3"])

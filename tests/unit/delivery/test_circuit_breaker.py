@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_tasks.db.rows import Health
-from nexus_tasks.delivery.health import PausePolicy, TryFacts, after_answer, after_failure
+from nexus_tasks.db.rows import Breaker
+from nexus_tasks.delivery.circuit_breaker import PausePolicy, TryFacts, after_answer, after_failure
 
 NOW = datetime(2025, 1, 27, 12, tzinfo=UTC)
 POLICY = PausePolicy(after=5, first=30, longest=600)
@@ -48,7 +48,7 @@ def test_five_distinct_records_failing_in_a_row_pause_a_destination(
     record_ids: tuple[int, ...], *, pauses: bool
 ) -> None:
     health = after_failures_of(*record_ids)
-    assert health.well is not pauses
+    assert breaker.closed is not pauses
     assert (health.paused_at, health.not_before) == ((NOW, NOW + timedelta(seconds=30)) if pauses else (None, None))
 
 
@@ -60,7 +60,7 @@ def test_an_answer_in_between_begins_the_count_again() -> None:
     health = after_answer(after_failures_of(1, 2, 3, 4), a_try(9))
     for record_id in (5, 6, 7, 8):
         health = failed(health, a_try(record_id))
-    assert health.well
+    assert breaker.closed
     assert not failed(health, a_try(9)).well
 
 
@@ -78,7 +78,7 @@ def test_failures_of_tries_that_began_before_the_pause_change_nothing_after_it_e
     health = after_answer(PAUSED, TryFacts(1, later, probe=True))
     for record_id in (6, 7, 8, 9, 10):
         health = failed(health, a_try(record_id, seconds_ago=5), now=later)
-    assert health.well
+    assert breaker.closed
 
 
 def test_a_probe_that_succeeds_lifts_the_pause() -> None:
@@ -104,7 +104,7 @@ def test_after_a_pause_was_lifted_the_next_one_is_short_again() -> None:
 
 def test_a_configuration_failure_pauses_at_once() -> None:
     health = failed(Health(), a_try(), at_once=True)
-    assert not health.well
+    assert not breaker.closed
     assert health.not_before == NOW + timedelta(seconds=30)
 
 

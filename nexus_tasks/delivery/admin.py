@@ -1,6 +1,6 @@
-"""What operators ask for: retry, abandon, pause, resume, backfill, and what to do after a restore.
+"""Admin operations: retry, abandon, pause, resume, backfill, and what to do after a restore.
 
-Each changes rows and then sends what is due; none of them talks to a destination.
+Each changes rows and then dispatches what is due; none of them talks to a destination.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -8,24 +8,25 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from nexus_tasks.db import deliveries, destinations, records, runs
+from nexus_tasks.db import deliveries, destinations, handover, records, rescuing
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.db.rows import DeliveryRow, Health, RecordDeliveries
-from nexus_tasks.delivery.dispatch import dispatch
-from nexus_tasks.delivery.freeze import freeze
+from nexus_tasks.db.rows import Breaker, DeliveryRow, RecordDeliveries
+from nexus_tasks.delivery.plan import waits_for
+from nexus_tasks.delivery.planner import dispatch
+from nexus_tasks.delivery.rate_limit import max_in_flight
+from nexus_tasks.delivery.reconcile import reconcile_within
 from nexus_tasks.delivery.retry import MAY_EXIST
-from nexus_tasks.delivery.settle import settle_within
+from nexus_tasks.delivery.snapshot import snapshot_of
 from nexus_tasks.delivery.strategy import verdict
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportDestination
-from nexus_tasks.exporters.registry import window_of
 from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import DeliveryState
 
-RECORDS_AT_ONCE = 1000  # locked in one transaction; settling waits for it
+RECORDS_AT_ONCE = 1000  # locked in one transaction; reconcile waits for it
 
 
-class OperateError(PlainError):
+class AdminError(PlainError):
     """What was asked for names something that is not there; the message says what."""
 
 
@@ -45,7 +46,7 @@ def retry(
     nothing can be sent at once; it is due all the same.
     """
     states = {DeliveryState.FAILED, DeliveryState.SKIPPED}
-    states |= set() if only_failed else {DeliveryState.WAITING}
+    states |= set() if only_failed else {DeliveryState.RETRYING}
     states |= {DeliveryState.SUCCEEDED} if recreate else set()
     with transaction(deployment.engine) as connection:
         found = deliveries.records_to_retry(connection, states, identifiers, destination)
@@ -58,10 +59,11 @@ def retry(
                 for record in deliveries.of_records(connection, batch)
                 for row in _to_be_retried(record, states, destination, named=identifiers is not None)
             ]
-            waiting = [row.id for row in chosen if row.state is DeliveryState.WAITING]
-            others = [row.id for row in chosen if row.state is not DeliveryState.WAITING]
-            deliveries.make_due(connection, waiting, afresh=recreate, recreate=recreate)
+            retrying = [row.id for row in chosen if row.state is DeliveryState.RETRYING]
+            others = [row.id for row in chosen if row.state is not DeliveryState.RETRYING]
+            deliveries.make_due(connection, retrying, afresh=recreate, recreate=recreate)
             deliveries.make_due(connection, others, afresh=True, recreate=recreate)
+            _store_waits(connection, batch)
         count += len(chosen)
     dispatch(deployment)
     return count
@@ -70,50 +72,51 @@ def retry(
 def abandon(deployment: Deployment, session_identifier: str, destination: str) -> None:
     """Give a delivery up: it becomes `failed` until it is retried, and the strategy's verdict stands.
 
-    Raises `OperateError`.
+    Raises `AdminError`.
     """
     with transaction(deployment.engine) as connection:
         row = _delivery(connection, session_identifier, destination)
-        if row.state.settled and (row.state is not DeliveryState.FAILED or row.given_up):
-            state = "given up" if row.given_up else row.state
-            raise OperateError(f"The delivery of session {session_identifier} to {destination} is {state} already.")
+        if row.state.final and (row.state is not DeliveryState.FAILED or row.abandoned):
+            state = "abandoned" if row.abandoned else row.state
+            raise AdminError(f"The delivery of session {session_identifier} to {destination} is {state} already.")
         may_exist = f" {MAY_EXIST}" if row.unresolved else ""
-        deliveries.give_up(connection, row.id, f"Abandoned by an operator.{may_exist}")
-        settle_within(connection, row.record_id)
+        deliveries.abandon(connection, row.id, f"Abandoned by an operator.{may_exist}")
+        reconcile_within(connection, row.record_id)
     dispatch(deployment)
 
 
 def pause(deployment: Deployment, destination: str) -> None:
-    """Give the destination nothing until it is resumed. Raises `OperateError`."""
+    """Give the destination nothing until it is resumed. Raises `AdminError`."""
     with transaction(deployment.engine) as connection:
-        health = _known_health(connection, deployment, destination)
-        held = replace(health, held=True, reason="paused by an operator")
-        destinations.set_health(connection, destination, held)
+        breaker = _known_breaker(connection, deployment, destination)
+        paused = replace(breaker, paused=True, reason="paused by an operator")
+        destinations.set_breaker(connection, destination, paused)
 
 
 def resume(deployment: Deployment, destination: str) -> None:
-    """Have the destination get what is due, whatever paused it. Raises `OperateError`."""
+    """Have the destination get what is due, whatever paused it. Raises `AdminError`."""
     with transaction(deployment.engine) as connection:
-        _known_health(connection, deployment, destination)
-        destinations.set_health(connection, destination, Health())
+        _known_breaker(connection, deployment, destination)
+        destinations.set_breaker(connection, destination, Breaker())
     dispatch(deployment)
 
 
 def backfill(deployment: Deployment, destination: str) -> int:
-    """Send the records to a destination that they were never meant for, and return how many. Raises `OperateError`."""
-    frozen = next((item for item in freeze(deployment.registry.enabled) if item.name == destination), None)
-    if frozen is None:
-        raise OperateError(f"The destination {destination} is not enabled: see `nexus-tasks destinations`.")
+    """Send the records to a destination that they were never meant for, and return how many. Raises `AdminError`."""
+    snapshot = [item for item in snapshot_of(deployment.registry.enabled) if item.name == destination]
+    if not snapshot:
+        raise AdminError(f"The destination {destination} is not enabled: see `nexus-tasks destinations`.")
     with transaction(deployment.engine) as connection:
-        _known_health(connection, deployment, destination)
+        _known_breaker(connection, deployment, destination)
         found = deliveries.records_without(connection, destination)
     count = 0
     for batch in _batches(found):
         with transaction(deployment.engine) as connection:
             records.lock_all(connection, batch)
-            count += deliveries.add(connection, batch, [frozen])
+            count += handover.add_deliveries(connection, batch, snapshot)
             verdicts = [verdict(record) for record in deliveries.of_records(connection, batch)]
             deliveries.skip(connection, {key: reason for judged in verdicts for key, reason in judged.skip.items()})
+            _store_waits(connection, batch)
     dispatch(deployment)
     return count
 
@@ -125,20 +128,20 @@ def after_restore(deployment: Deployment) -> int:
     is over there already: every delivery that is not settled, and every session from before, is looked up first.
     """
     with transaction(deployment.engine) as connection:
-        lost = runs.forget_all_open(connection)
+        lost = rescuing.lose_all(connection)
         concerned = deliveries.restored(connection)
         for record_id in lost:
-            settle_within(connection, record_id)
+            reconcile_within(connection, record_id)
     dispatch(deployment)
     return concerned
 
 
 def plugin_of(deployment: Deployment, destination: str) -> ExportDestination:
-    """The destination of that name, enabled or not. Raises `OperateError`."""
+    """The destination of that name, enabled or not. Raises `AdminError`."""
     plugin = deployment.registry.get(destination)
     if plugin is None:
         known = ", ".join(item.name for item in deployment.registry.destinations)
-        raise OperateError(f"There is no destination {destination}: there are {known}.")
+        raise AdminError(f"There is no destination {destination}: there are {known}.")
     return plugin
 
 
@@ -154,28 +157,36 @@ def _to_be_retried(
     asked = {
         row.id
         for row in record.deliveries
-        if row.state in states and destination in {None, row.destination} and (named or not row.given_up)
+        if row.state in states and destination in {None, row.destination} and (named or not row.abandoned)
     }
     due = tuple(replace(row, state=DeliveryState.PENDING) if row.id in asked else row for row in record.deliveries)
     needless = verdict(replace(record, deliveries=due)).skip
     return [row for row in record.deliveries if row.id in asked and row.id not in needless]
 
 
+def _store_waits(connection: Connection, batch: Sequence[int]) -> None:
+    """Store what the deliveries of these records wait for, now that some are due that were not."""
+    waits: dict[int, str] = {}
+    for record in deliveries.of_records(connection, batch):
+        waits |= waits_for(record)
+    deliveries.set_waits(connection, waits)
+
+
 def _delivery(connection: Connection, session_identifier: str, destination: str) -> DeliveryRow:
     """The delivery; its record is locked."""
     record = records.of_session(connection, session_identifier)
     if record is None:
-        raise OperateError(f"Session {session_identifier} has no record: see `nexus-tasks status`.")
-    records.lock(connection, record.id)
+        raise AdminError(f"Session {session_identifier} has no record: see `nexus-tasks status`.")
+    records.lock_all(connection, [record.id])
     for row in deliveries.of_record(connection, record.id).deliveries:
         if row.destination == destination:
             return row
-    raise OperateError(f"The record of session {session_identifier} is not meant for {destination}.")
+    raise AdminError(f"The record of session {session_identifier} is not meant for {destination}.")
 
 
-def _known_health(connection: Connection, deployment: Deployment, destination: str) -> Health:
-    """The destination's row, made now if its plugin is known and no record was sent to it yet."""
-    if destinations.get(connection, destination) is None:
+def _known_breaker(connection: Connection, deployment: Deployment, destination: str) -> Breaker:
+    """The destination's circuit breaker; its row is made now if its plugin is known and no record was sent to it yet."""
+    if all(row.name != destination for row in destinations.all_rows(connection)):
         plugin = plugin_of(deployment, destination)
-        destinations.ensure(connection, {destination: window_of(plugin, deployment.settings.NX_WINDOWS)})
-    return destinations.lock_health(connection, destination)
+        destinations.ensure(connection, {destination: max_in_flight(plugin, deployment.settings)})
+    return destinations.lock_breaker(connection, destination)

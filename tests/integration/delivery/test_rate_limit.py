@@ -15,7 +15,7 @@ from sqlalchemy import text
 from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery import turns
-from nexus_tasks.delivery.attempt import Try
+from nexus_tasks.delivery.attempt import Attempt
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.turns import SLACK_S, NotYourTurnError
 from nexus_tasks.deployment import Deployment
@@ -24,9 +24,7 @@ from nexus_tasks.states import AttemptState, RunState
 from tests.integration.delivery.by_hand import (
     Deploy,
     attempts_of,
-    begun,
     finish,
-    give_back,
     hand_over,
     labarchives,
     lose_open_runs,
@@ -34,6 +32,8 @@ from tests.integration.delivery.by_hand import (
     records_to_export,
     remote_of,
     send,
+    snooze,
+    started,
     success,
 )
 
@@ -72,9 +72,9 @@ def next_turn(deployment: Deployment) -> None:
         )
 
 
-def put_off(deployment: Deployment) -> tuple[Try, float]:
+def put_off(deployment: Deployment) -> tuple[Attempt, float]:
     """Begin a try that has to wait; the seconds that it is told."""
-    this = begun(deployment, "labarchives")
+    this = started(deployment, "labarchives")
     with pytest.raises(NotYourTurnError) as waiting:
         perform(deployment, this)
     return this, waiting.value.seconds
@@ -88,9 +88,9 @@ def test_an_export_goes_on_from_turn_to_turn_and_repeats_nothing(deploy: Deploy)
         this, seconds = put_off(deployment)
         assert calls == made
         assert INTERVAL / 2 < seconds <= INTERVAL + SLACK_S
-        give_back(deployment, this, seconds)
+        snooze(deployment, this, seconds)
         next_turn(deployment)
-    this = begun(deployment, "labarchives")
+    this = started(deployment, "labarchives")
     finish(deployment, this, perform(deployment, this))
     assert calls == ["page", "summary", "attachment"]
     [row] = attempts_of(deployment)
@@ -109,7 +109,7 @@ def test_a_try_that_waits_for_its_turn_gives_its_lease_back_and_its_run_stays_op
     hand_over(deployment)
     this, seconds = put_off(deployment)
     lose_open_runs(deployment)
-    give_back(deployment, this, seconds)
+    snooze(deployment, this, seconds)
     [row] = attempts_of(deployment)
     assert row.lease_token is None
     assert not row.state.ended
@@ -128,7 +128,7 @@ def test_a_try_that_has_read_something_stays_and_waits(deploy: Deploy) -> None:
 
     deployment = deploy(labarchives(depends_on=(), interval=SHORT, answer=answer))
     hand_over(deployment)
-    this = begun(deployment, "labarchives")
+    this = started(deployment, "labarchives")
     finish(deployment, this, perform(deployment, this))
     assert all(later - earlier >= SHORT for earlier, later in pairwise(calls))
     assert attempts_of(deployment)[0].state is AttemptState.SUCCEEDED
@@ -163,7 +163,7 @@ def test_one_that_stays_makes_its_next_call_before_all_others(deploy: Deploy) ->
     waits: list[float] = []
     exports = OneReads()
     deployment = two_records(deploy, exports)
-    second = begun(deployment, "labarchives", 2)
+    second = started(deployment, "labarchives", 2)
 
     def let_the_second_ask() -> None:
         next_turn(deployment)
@@ -172,7 +172,7 @@ def test_one_that_stays_makes_its_next_call_before_all_others(deploy: Deploy) ->
         waits.append(waiting.value.seconds)
 
     exports.after_reading = let_the_second_ask
-    perform(deployment, begun(deployment, "labarchives"))
+    perform(deployment, started(deployment, "labarchives"))
     assert waits == [pytest.approx(destinations.FLOOR_WAIT_S, abs=SHORT)]
     assert remote_of(deployment, "labarchives", 2) == {}
     next_turn(deployment)
@@ -196,8 +196,8 @@ def test_the_others_go_on_as_soon_as_what_was_made_is_written_down(deploy: Deplo
 
     deployment = deploy(labarchives(depends_on=(), interval=SHORT, window=2, answer=answer))
     hand_over(deployment, *records_to_export(2))
-    second = begun(deployment, "labarchives", 2)
-    assert perform(deployment, begun(deployment, "labarchives")).success
+    second = started(deployment, "labarchives", 2)
+    assert perform(deployment, started(deployment, "labarchives")).success
     assert second_went == [True]
 
 
@@ -207,9 +207,9 @@ def test_one_that_fails_while_it_stays_keeps_nobody_waiting(deploy: Deploy) -> N
 
     deployment = two_records(deploy, OneReads(after_reading=fail))
     with pytest.raises(TransientError):
-        perform(deployment, begun(deployment, "labarchives"))
+        perform(deployment, started(deployment, "labarchives"))
     next_turn(deployment)
-    assert perform(deployment, begun(deployment, "labarchives", 2)).success
+    assert perform(deployment, started(deployment, "labarchives", 2)).success
 
 
 def test_one_that_died_while_it_stayed_is_waited_for_no_longer_than_a_call_takes(deploy: Deploy) -> None:
@@ -217,7 +217,7 @@ def test_one_that_died_while_it_stayed_is_waited_for_no_longer_than_a_call_takes
     with transaction(deployment.engine) as connection:
         destinations.take_turn(connection, "labarchives", SHORT, SLACK_S, uuid4(), floor_for=60)
     next_turn(deployment)
-    second = begun(deployment, "labarchives", 2)
+    second = started(deployment, "labarchives", 2)
     with pytest.raises(NotYourTurnError):
         perform(deployment, second)
     with transaction(deployment.engine) as connection:
@@ -244,12 +244,12 @@ def test_a_body_that_takes_long_to_make_is_sent_all_the_same_and_the_next_one_in
     deployment = deploy(labarchives(depends_on=(), interval=SHORT, answer=answer))
     hand_over(deployment)
     for _ in range(20):  # the second object waits for a later try
-        this = begun(deployment, "labarchives")
+        this = started(deployment, "labarchives")
         try:
             finish(deployment, this, perform(deployment, this))
             break
         except NotYourTurnError as error:
-            give_back(deployment, this, error.seconds)
+            snooze(deployment, this, error.seconds)
             time.sleep(error.seconds)
     assert attempts_of(deployment)[0].state is AttemptState.SUCCEEDED
     assert len(calls) == 2
@@ -285,7 +285,7 @@ def test_without_an_interval_no_turn_is_noted(deploy: Deploy) -> None:
     calls: list[str] = []
     deployment = deploy(labarchives(depends_on=(), answer=three_objects(calls)))
     hand_over(deployment)
-    perform(deployment, begun(deployment, "labarchives"))
+    perform(deployment, started(deployment, "labarchives"))
     assert len(calls) == 3
     with transaction(deployment.engine) as connection:
         assert connection.execute(text("SELECT last_call_at FROM destination")).scalar_one() is None
@@ -296,7 +296,7 @@ def test_the_setting_comes_before_what_the_plugin_says(deploy: Deploy) -> None:
     plugin = labarchives(depends_on=(), interval=INTERVAL, answer=three_objects(calls))
     deployment = deploy(plugin, NX_INTERVALS="labarchives=0")
     hand_over(deployment)
-    perform(deployment, begun(deployment, "labarchives"))
+    perform(deployment, started(deployment, "labarchives"))
     assert len(calls) == 3
 
 

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import operate
+from nexus_tasks.delivery import admin
+from nexus_tasks.delivery.admin import AdminError
 from nexus_tasks.delivery.attempt import NotWantedError
-from nexus_tasks.delivery.operate import OperateError
-from nexus_tasks.delivery.settle import settle
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, PermanentError, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
@@ -19,8 +19,6 @@ from tests.integration.delivery.by_hand import (
     SESSION,
     Deploy,
     attempt_states,
-    begin_message,
-    begun,
     cdcs,
     elabftw,
     everything,
@@ -37,6 +35,8 @@ from tests.integration.delivery.by_hand import (
     remote_of,
     rows_of,
     send,
+    start_message,
+    started,
     states_of,
     status_of,
     success,
@@ -45,7 +45,7 @@ from tests.integration.delivery.by_hand import (
     work_again,
 )
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.WAITING
+PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -57,8 +57,8 @@ def test_retry_of_a_completed_session_makes_nothing_due(deploy: Deploy) -> None:
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     before = everything(deployment)
-    assert operate.retry(deployment, [SESSION]) == 0
-    assert operate.retry(deployment, None, only_failed=True) == 0
+    assert admin.retry(deployment, [SESSION]) == 0
+    assert admin.retry(deployment, None, only_failed=True) == 0
     assert everything(deployment) == before
 
 
@@ -68,7 +68,7 @@ def test_retry_sends_what_waits_now(deploy: Deploy) -> None:
     hand_over(deployment)
     work(deployment, "cdcs")
     plugin.answer = None
-    assert operate.retry(deployment, [SESSION]) == 1
+    assert admin.retry(deployment, [SESSION]) == 1
     assert rows_of(deployment)["cdcs"].failures == 1
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
 
@@ -80,7 +80,7 @@ def test_retry_forgets_the_failures_of_what_has_failed_for_good(deploy: Deploy) 
     work(deployment, "cdcs")
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE delivery SET deaths = 5"))
-    assert operate.retry(deployment, [SESSION], only_failed=True) == 1
+    assert admin.retry(deployment, [SESSION], only_failed=True) == 1
     row = rows_of(deployment)["cdcs"]
     assert (row.failures, row.deaths) == (0, 0)
     assert open_destinations(deployment) == {"cdcs"}
@@ -93,9 +93,9 @@ def test_retry_can_be_narrowed_to_a_session_a_destination_and_what_has_failed(de
     hand_over(deployment, *records_to_export(2))
     for record_id in (1, 2):
         work(deployment, "cdcs", "elabftw", record_id=record_id)
-    assert operate.retry(deployment, ["session-1"], destination="elabftw") == 1
+    assert admin.retry(deployment, ["session-1"], destination="elabftw") == 1
     assert open_destinations(deployment, 1) == {"elabftw"}
-    assert operate.retry(deployment, ["session-2"], only_failed=True) == 1
+    assert admin.retry(deployment, ["session-2"], only_failed=True) == 1
     assert open_destinations(deployment, 2) == {"elabftw"}
 
 
@@ -103,7 +103,7 @@ def test_retry_leaves_alone_what_was_skipped(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw(), NX_EXPORT_STRATEGY="first_success")
     hand_over(deployment)
     work(deployment, "cdcs")
-    assert operate.retry(deployment, [SESSION]) == 0
+    assert admin.retry(deployment, [SESSION]) == 0
     assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": SKIPPED}
 
 
@@ -118,7 +118,7 @@ def test_retry_makes_nothing_due_that_the_strategy_does_not_want_any_more(deploy
     send(deployment)
     work(deployment, "elabftw")
     before = everything(deployment)
-    assert operate.retry(deployment, None if failed else [SESSION], only_failed=failed) == 0
+    assert admin.retry(deployment, None if failed else [SESSION], only_failed=failed) == 0
     assert everything(deployment) == before
 
 
@@ -133,11 +133,11 @@ def test_retry_takes_up_what_was_skipped_for_a_reason_that_is_gone(
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     repository.answer = None
-    assert operate.retry(deployment, [SESSION], destination="elabftw") == 0  # it would be skipped again
-    assert operate.retry(deployment, [SESSION], destination="cdcs") == 1
+    assert admin.retry(deployment, [SESSION], destination="elabftw") == 0  # it would be skipped again
+    assert admin.retry(deployment, [SESSION], destination="cdcs") == 1
     work(deployment, "cdcs")
     assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": SKIPPED}
-    assert operate.retry(deployment, sessions, **narrowed) == 1
+    assert admin.retry(deployment, sessions, **narrowed) == 1
     assert rows_of(deployment)["elabftw"].error_message is None
     assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
 
@@ -150,7 +150,7 @@ def test_retry_of_what_has_failed_takes_along_what_was_skipped_because_of_it(dep
     work(deployment, "cdcs", "labarchives", "elabftw")
     assert states_of(deployment) == {"cdcs": FAILED, "labarchives": SKIPPED, "elabftw": SKIPPED}
     repository.answer = None
-    assert operate.retry(deployment, None, only_failed=True) == 3
+    assert admin.retry(deployment, None, only_failed=True) == 3
     assert work(deployment, "cdcs", "labarchives", "elabftw").record_status is SessionStatus.COMPLETED
 
 
@@ -160,7 +160,7 @@ def test_retry_goes_through_more_records_than_it_takes_at_once(deploy: Deploy, m
     hand_over(deployment, *records_to_export(5))
     for record_id in range(1, 6):
         work(deployment, "cdcs", record_id=record_id)
-    assert operate.retry(deployment, None, only_failed=True) == 5
+    assert admin.retry(deployment, None, only_failed=True) == 5
     assert all(open_destinations(deployment, record_id) == {"cdcs"} for record_id in range(1, 6))
 
 
@@ -177,7 +177,7 @@ def test_retry_after_a_lost_answer_looks_up_before_it_creates(deploy: Deploy) ->
     deployment = deploy(cdcs(answer=answer), NX_MAX_FAILURES=1)
     hand_over(deployment)
     work(deployment, "cdcs")
-    operate.retry(deployment, [SESSION])
+    admin.retry(deployment, [SESSION])
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
     assert made == ["1"]
 
@@ -194,8 +194,8 @@ def test_recreate_makes_the_object_again(deploy: Deploy, strategy: str) -> None:
     deployment = deploy(plugin, elabftw(), NX_EXPORT_STRATEGY=strategy)
     hand_over(deployment)
     work(deployment, *open_destinations(deployment))
-    operate.retry(deployment, [SESSION], destination="cdcs", recreate=True)
-    settle(deployment.engine, 1)  # somebody else's, before a worker has the message
+    admin.retry(deployment, [SESSION], destination="cdcs", recreate=True)
+    reconcile(deployment.engine, 1)  # somebody else's, before a worker has the message
     work(deployment, "cdcs")
     assert made == ["1", "2"]
     assert remote_of(deployment, "cdcs")["record"]["id"] == "2"
@@ -210,11 +210,11 @@ def test_an_abandoned_delivery_has_failed_and_the_verdict_stands(deploy: Deploy)
     deployment = deploy(cdcs(), elabftw(answer=raising(TransientError("away"))), NX_EXPORT_STRATEGY="best_effort")
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
-    operate.abandon(deployment, SESSION, "elabftw")
+    admin.abandon(deployment, SESSION, "elabftw")
     row = rows_of(deployment)["elabftw"]
     assert (row.state, row.error_message) == (FAILED, "Abandoned by an operator.")
     assert status_of(deployment) is SessionStatus.COMPLETED
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert send(deployment) == 0
 
 
@@ -222,7 +222,7 @@ def test_abandoning_what_others_require_skips_them(deploy: Deploy) -> None:
     deployment = deploy(cdcs(answer=raising(TransientError("away"))), elabftw(requires=("cdcs",), depends_on=()))
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
-    operate.abandon(deployment, SESSION, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) == {"cdcs": FAILED, "elabftw": SKIPPED}
 
 
@@ -234,7 +234,7 @@ def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_s
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
     with killed_after_commits(deployment, commits):
-        operate.abandon(deployment, SESSION, "cdcs")
+        admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) in (
         {"cdcs": WAITING, "elabftw": PENDING},
         {"cdcs": FAILED, "elabftw": SKIPPED},
@@ -247,14 +247,14 @@ def test_what_was_abandoned_stays_so_when_its_inputs_change_until_it_is_retried(
     deployment = deploy(repository, notebook)
     hand_over(deployment)
     work(deployment, "cdcs", "elabftw")
-    operate.abandon(deployment, SESSION, "elabftw")
+    admin.abandon(deployment, SESSION, "elabftw")
     repository.answer = notebook.answer = None
     work_again(deployment, "cdcs")
     hand_over(deployment, REBUILT)
     work(deployment, "cdcs")
     assert states_of(deployment) == {"cdcs": SUCCEEDED, "elabftw": FAILED}
-    assert operate.retry(deployment, None, only_failed=True) == 0, "its session was not named"
-    assert operate.retry(deployment, [SESSION]) == 1
+    assert admin.retry(deployment, None, only_failed=True) == 0, "its session was not named"
+    assert admin.retry(deployment, [SESSION]) == 1
     assert work(deployment, "elabftw").record_status is SessionStatus.COMPLETED
 
 
@@ -267,7 +267,7 @@ def test_abandoning_with_a_lost_answer_says_that_the_object_may_exist(deploy: De
     )
     hand_over(deployment)
     work(deployment, "cdcs")
-    operate.abandon(deployment, SESSION, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     message = rows_of(deployment)["cdcs"].error_message
     assert message is not None
     assert "may exist" in message
@@ -282,7 +282,7 @@ def test_what_was_abandoned_before_its_update_arrived_stays_abandoned(deploy: De
     plugin.answer = raising(TransientError("away"))
     hand_over(deployment, REBUILT)
     work(deployment, "cdcs")
-    operate.abandon(deployment, SESSION, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) == {"cdcs": FAILED}
     assert send(deployment) == 0
 
@@ -300,10 +300,10 @@ def test_what_was_abandoned_while_a_worker_was_at_it_arrives_or_stays_abandoned(
 ) -> None:
     deployment = deploy(cdcs())
     hand_over(deployment)
-    this = begun(deployment, "cdcs")
-    operate.abandon(deployment, SESSION, "cdcs")
+    this = started(deployment, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     finish(deployment, this, outcome)
-    settle(deployment.engine, 1)
+    reconcile(deployment.engine, 1)
     assert states_of(deployment) == {"cdcs": state}
     assert send(deployment) == 0
 
@@ -312,7 +312,7 @@ def test_what_was_abandoned_before_a_worker_had_it_is_not_sent(deploy: Deploy) -
     plugin = cdcs()
     deployment = deploy(plugin)
     hand_over(deployment)
-    operate.abandon(deployment, SESSION, "cdcs")
+    admin.abandon(deployment, SESSION, "cdcs")
     assert try_once(deployment, "cdcs")["state"] == "skipped"
     assert plugin.contexts == []
 
@@ -331,16 +331,16 @@ def test_what_cannot_be_abandoned_is_refused_in_one_line(
     deployment = deploy(cdcs())
     hand_over(deployment)
     work(deployment, "cdcs")
-    with pytest.raises(OperateError, match=message) as refused:
-        operate.abandon(deployment, session, destination)
+    with pytest.raises(AdminError, match=message) as refused:
+        admin.abandon(deployment, session, destination)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("command", [operate.pause, operate.resume])
+@pytest.mark.parametrize("command", [admin.pause, admin.resume])
 def test_an_unknown_destination_is_refused_with_the_known_ones(
     deploy: Deploy, command: Callable[[Deployment, str], None]
 ) -> None:
-    with pytest.raises(OperateError, match="there are cdcs, elabftw"):
+    with pytest.raises(AdminError, match="there are cdcs, elabftw"):
         command(deploy(cdcs(), elabftw()), "pigeon")
 
 
@@ -352,8 +352,8 @@ def test_backfill_sends_older_records_to_a_new_destination(deploy: Deploy) -> No
     hand_over(earlier, *records_to_export(2))
     work(earlier, "cdcs", record_id=1)
     deployment = deploy(cdcs(), elabftw())
-    assert operate.backfill(deployment, "elabftw") == 2
-    assert operate.backfill(deployment, "elabftw") == 0
+    assert admin.backfill(deployment, "elabftw") == 2
+    assert admin.backfill(deployment, "elabftw") == 0
     assert open_destinations(deployment, 1) == {"elabftw"}
     assert open_destinations(deployment, 2) == {"cdcs"}
     assert work(deployment, "elabftw", record_id=1).record_status is SessionStatus.COMPLETED
@@ -370,10 +370,10 @@ def test_backfill_sends_nothing_that_the_strategy_does_not_want_not_even_when_it
     work(earlier, "cdcs")
     deployment = deploy(cdcs(), elabftw(depends_on=()))
     with killed_after_commits(deployment, commits):
-        operate.backfill(deployment, "elabftw")
+        admin.backfill(deployment, "elabftw")
     assert send(deployment) == 0
     there = set(states_of(deployment)) == {"cdcs", "elabftw"}
-    assert operate.backfill(deployment, "elabftw") == (0 if there else 1)
+    assert admin.backfill(deployment, "elabftw") == (0 if there else 1)
     row = rows_of(deployment)["elabftw"]
     assert (row.state, row.error_message) == (SKIPPED, "cdcs holds the record already")
 
@@ -384,13 +384,13 @@ def test_backfill_goes_through_more_records_than_it_takes_at_once(
     monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
     hand_over(deploy(cdcs()), *records_to_export(5))
     deployment = deploy(cdcs(), elabftw())
-    assert operate.backfill(deployment, "elabftw") == 5
+    assert admin.backfill(deployment, "elabftw") == 5
     assert {tuple(states_of(deployment, record_id)) for record_id in range(1, 6)} == {("cdcs", "elabftw")}
 
 
 def test_backfill_of_a_destination_that_is_not_enabled_is_refused(deploy: Deploy) -> None:
-    with pytest.raises(OperateError, match="not enabled"):
-        operate.backfill(deploy(cdcs(), elabftw(enabled=False)), "elabftw")
+    with pytest.raises(AdminError, match="not enabled"):
+        admin.backfill(deploy(cdcs(), elabftw(enabled=False)), "elabftw")
 
 
 # --- a restored database
@@ -458,7 +458,7 @@ def test_after_a_restore_what_was_exported_since_is_looked_up_and_nothing_is_dou
     for record_id in (2, 3):
         work(deployment, "cdcs", record_id=record_id)
     restore(deployment)
-    assert operate.after_restore(deployment) == 2
+    assert admin.after_restore(deployment) == 2
     for record_id in (2, 3):
         assert work(deployment, "cdcs", record_id=record_id).record_status is SessionStatus.COMPLETED
     assert service.doubled == []
@@ -473,7 +473,7 @@ def test_after_a_restore_a_session_that_is_handed_over_again_is_looked_up_first(
     hand_over(deployment)
     work(deployment, "cdcs")
     restore(deployment)
-    operate.after_restore(deployment)
+    admin.after_restore(deployment)
     [record_id] = hand_over(deployment).record_ids
     assert work(deployment, "cdcs", record_id=record_id).record_status is SessionStatus.COMPLETED
     assert service.doubled == []
@@ -487,8 +487,8 @@ def test_a_call_after_a_restore_that_is_killed_and_made_again_settles_what_the_b
     hand_over(deployment)
     try_once(deployment, "cdcs")  # then the backup was made
     with killed_after_commits(deployment, commits):
-        operate.after_restore(deployment)
-    operate.after_restore(deployment)
+        admin.after_restore(deployment)
+    admin.after_restore(deployment)
     assert log_of(deployment) == [("cdcs", 1)]
     assert status_of(deployment) is SessionStatus.COMPLETED
 
@@ -502,14 +502,14 @@ def test_after_a_restore_an_old_message_finds_no_run(deploy: Deploy, service: Se
     hand_over(deployment, REBUILT)
     after_backup = message_for(deployment, "cdcs")
     restore(deployment)
-    operate.after_restore(deployment)
+    admin.after_restore(deployment)
     new = message_for(deployment, "cdcs")
     assert new.attempt_id == after_backup.attempt_id
     for old in (in_backup, after_backup):
         with pytest.raises(NotWantedError):
-            begin_message(deployment, old)
-    assert attempt_states(deployment) == [("cdcs", AttemptState.UNSENT), ("cdcs", AttemptState.PLANNED)]
-    go_on(deployment, begun(deployment, "cdcs"))
+            start_message(deployment, old)
+    assert attempt_states(deployment) == [("cdcs", AttemptState.CANCELLED), ("cdcs", AttemptState.PLANNED)]
+    go_on(deployment, started(deployment, "cdcs"))
     assert service.doubled == []
 
 
@@ -523,18 +523,18 @@ def test_after_a_restore_what_had_failed_in_the_backup_is_looked_up_when_it_is_r
     work(deployment, "cdcs")
     backup(deployment)
     plugin.answer = service.answer
-    operate.retry(deployment, [SESSION])
+    admin.retry(deployment, [SESSION])
     work(deployment, "cdcs")
     restore(deployment)
-    operate.after_restore(deployment)
-    operate.retry(deployment, [SESSION])
+    admin.after_restore(deployment)
+    admin.retry(deployment, [SESSION])
     assert work(deployment, "cdcs").record_status is SessionStatus.COMPLETED
     assert service.doubled == []
 
 
 def test_after_a_restore_new_sessions_are_made_without_a_look(deploy: Deploy, service: Service) -> None:
     deployment = deploy(cdcs(answer=service.answer))
-    operate.after_restore(deployment)
+    admin.after_restore(deployment)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE restore SET restored_at = '2025-01-01T00:00:00Z'"))  # before the session
     hand_over(deployment)

@@ -1,4 +1,4 @@
-"""Fingerprints what a delivery sends: pure. When it differs from what was brought to an end, the delivery is due."""
+"""Fingerprints the inputs of a delivery: pure. When they differ from those it was sent with, the delivery is due again."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState
 
 
-def digest(record: RecordDeliveries, delivery: DeliveryRow) -> str:
+def input_fingerprint(record: RecordDeliveries, delivery: DeliveryRow) -> str:
     """The SHA-256 over the record's, and identifier and link of everything it depends on, absence included."""
     needed = {*delivery.depends_on, *delivery.requires}
     inputs = {
@@ -19,7 +19,7 @@ def digest(record: RecordDeliveries, delivery: DeliveryRow) -> str:
 
 
 def outdated(record: RecordDeliveries) -> list[DeliveryRow]:
-    """The settled deliveries whose inputs have changed since: a rebuilt record, a link that came late.
+    """The final deliveries whose inputs have changed since: a rebuilt record, a link that came late.
 
     One that has succeeded is brought up to date only if its plugin says that it `updates`; a skipped one never.
     """
@@ -27,7 +27,7 @@ def outdated(record: RecordDeliveries) -> list[DeliveryRow]:
         delivery
         for delivery in record.deliveries
         if delivery.state in {DeliveryState.SUCCEEDED, DeliveryState.FAILED}
-        and delivery.digest is not None
-        and delivery.digest != digest(record, delivery)
+        and delivery.input_fingerprint is not None
+        and delivery.input_fingerprint != input_fingerprint(record, delivery)
         and (delivery.updates or not delivery.has_succeeded)
     ]

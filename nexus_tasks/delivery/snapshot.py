@@ -1,8 +1,8 @@
-"""Turns the enabled destinations into what is written down with a record: pure, called at enqueue."""
+"""Turns the enabled destinations into the snapshot that is stored with a record: pure."""
 
 from collections.abc import Iterable, Sequence
 
-from nexus_tasks.db.deliveries import FrozenDestination
+from nexus_tasks.db.handover import DestinationSnapshot
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.plain_error import PlainError
 
@@ -11,21 +11,21 @@ class DependencyCycleError(PlainError):
     """Destinations depend on each other in a circle, so none of them could go first."""
 
 
-def freeze(destinations: Sequence[ExportDestination]) -> list[FrozenDestination]:
-    """The destinations with their dependencies, as this record will know them for ever.
+def snapshot_of(destinations: Sequence[ExportDestination]) -> list[DestinationSnapshot]:
+    """The destinations with their dependencies, as a record handed over now will always know them.
 
-    `depends_on` is kept as far as it names destinations that are frozen too; a plugin that declares nothing depends on
+    `depends_on` is kept as far as it names destinations of the snapshot; a plugin that declares nothing depends on
     all of higher priority. Raises `DependencyCycleError`.
     """
     names = {destination.name for destination in destinations}
-    frozen = []
+    snapshot = []
     for destination in destinations:
         declared = getattr(destination, "depends_on", None)
         if declared is None:
             declared = [other.name for other in destinations if other.priority > destination.priority]
         requires = _names(getattr(destination, "requires", ()))
-        frozen.append(
-            FrozenDestination(
+        snapshot.append(
+            DestinationSnapshot(
                 name=destination.name,
                 priority=destination.priority,
                 depends_on=tuple(name for name in _names(declared) if name in names and name not in requires),
@@ -33,8 +33,8 @@ def freeze(destinations: Sequence[ExportDestination]) -> list[FrozenDestination]
                 updates=bool(getattr(destination, "updates", False)),
             )
         )
-    _refuse_cycles(frozen)
-    return frozen
+    _refuse_cycles(snapshot)
+    return snapshot
 
 
 def _names(declared: str | Iterable[str]) -> tuple[str, ...]:
@@ -42,8 +42,8 @@ def _names(declared: str | Iterable[str]) -> tuple[str, ...]:
     return (declared,) if isinstance(declared, str) else tuple(declared)
 
 
-def _refuse_cycles(frozen: Sequence[FrozenDestination]) -> None:
-    waiting = {item.name: {*item.depends_on, *item.requires} for item in frozen}
+def _refuse_cycles(snapshot: Sequence[DestinationSnapshot]) -> None:
+    waiting = {item.name: {*item.depends_on, *item.requires} for item in snapshot}
     while waiting:
         free = [name for name, others in waiting.items() if not others & waiting.keys()]
         if not free:

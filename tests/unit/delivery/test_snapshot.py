@@ -2,8 +2,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from nexus_tasks.db.deliveries import FrozenDestination
-from nexus_tasks.delivery.freeze import DependencyCycleError, freeze
+from nexus_tasks.db.handover import DestinationSnapshot
+from nexus_tasks.delivery.snapshot import DependencyCycleError, freeze
 from nexus_tasks.exporters.base import ExportContext, ExportDestination, ExportResult
 from nexus_tasks.exporters.registry import discover
 
@@ -29,7 +29,7 @@ class Declaring(Plain):
     requires: tuple[str, ...] = ()
 
 
-def frozen(*destinations: ExportDestination) -> dict[str, FrozenDestination]:
+def frozen(*destinations: ExportDestination) -> dict[str, DestinationSnapshot]:
     return {item.name: item for item in freeze(destinations)}
 
 
@@ -40,10 +40,10 @@ def test_nothing_enabled_is_nothing_frozen() -> None:
 def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other_and_the_archive_on_all() -> None:
     items = frozen(*discover([]).destinations)
     assert items == {
-        "cdcs": FrozenDestination("cdcs", 100, (), (), updates=True),
-        "labarchives": FrozenDestination("labarchives", 90, ("cdcs",), (), updates=True),
-        "elabftw": FrozenDestination("elabftw", 85, ("cdcs",), (), updates=True),
-        "archive": FrozenDestination("archive", 10, ("cdcs", "elabftw", "labarchives"), (), updates=True),
+        "cdcs": DestinationSnapshot("cdcs", 100, (), (), updates=True),
+        "labarchives": DestinationSnapshot("labarchives", 90, ("cdcs",), (), updates=True),
+        "elabftw": DestinationSnapshot("elabftw", 85, ("cdcs",), (), updates=True),
+        "archive": DestinationSnapshot("archive", 10, ("cdcs", "elabftw", "labarchives"), (), updates=True),
     }
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
-from nexus_tasks.delivery.digest import digest, outdated
+from nexus_tasks.delivery.fingerprint import input_fingerprint, outdated
 from nexus_tasks.states import DeliveryState, Strategy
 
 MOMENT = datetime(2025, 1, 27, tzinfo=UTC)
@@ -58,14 +58,14 @@ def test_what_is_not_depended_on_does_not_count() -> None:
     assert of(NOTEBOOK, CDCS, MIRROR) == of(NOTEBOOK, CDCS, holding(MIRROR))
 
 
-@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.WAITING, DeliveryState.FAILED])
+@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.FAILED])
 def test_a_dependency_that_was_tried_in_vain_is_as_absent_as_one_that_was_not_tried(state: DeliveryState) -> None:
     tried = replace(CDCS, state=state, failures=3, error_message="away")
     assert of(NOTEBOOK, tried) == of(NOTEBOOK, CDCS)
 
 
 def test_a_dependency_that_held_the_record_once_counts_with_what_it_held() -> None:
-    assert of(NOTEBOOK, replace(holding(CDCS), state=DeliveryState.WAITING)) == of(NOTEBOOK, holding(CDCS))
+    assert of(NOTEBOOK, replace(holding(CDCS), state=DeliveryState.RETRYING)) == of(NOTEBOOK, holding(CDCS))
 
 
 def found(row: DeliveryRow, *others: DeliveryRow) -> bool:
@@ -99,7 +99,7 @@ def test_after_a_success_only_a_plugin_that_updates_is_asked_again(
     assert found(row) is is_outdated
 
 
-@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.WAITING])
+@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.RETRYING])
 def test_what_is_due_anyway_is_not_outdated(state: DeliveryState) -> None:
     assert not found(replace(CDCS, state=state, digest="of other inputs"))
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from nexus_tasks.db.rows import AttemptRow, OverdueRun
-from nexus_tasks.delivery.recovery import DEATHS_ALONE, UNREAD_PATIENCE, Loss, Waits, death_message, judge
+from nexus_tasks.delivery.rescuer import DEATHS_IN_QUARANTINE, UNREAD_PATIENCE, Loss, Waits, death_message, judge
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
 
 TOKEN = UUID(int=7)
@@ -122,10 +122,10 @@ def test_a_run_whose_attempts_have_all_ended_has_lost_nothing_but_its_finalize(s
         (RunKind.NORMAL, 9, False),  # something else in the run may have killed the worker
         (RunKind.PROBE, 3, False),
         (RunKind.PROBE, 4, True),  # a probe is a run of one delivery too
-        (RunKind.ALONE, 2, False),
-        (RunKind.ALONE, 3, False),
-        (RunKind.ALONE, 4, True),
-        (RunKind.ALONE, 9, True),
+        (RunKind.QUARANTINE, 2, False),
+        (RunKind.QUARANTINE, 3, False),
+        (RunKind.QUARANTINE, 4, True),
+        (RunKind.QUARANTINE, 9, True),
     ],
 )
 def test_a_delivery_fails_by_its_third_death_alone_and_not_before(
@@ -138,10 +138,10 @@ def test_a_delivery_fails_by_its_third_death_alone_and_not_before(
 
 
 def test_the_message_says_how_often_where_and_what_to_do() -> None:
-    message = death_message(attempt(2, AttemptState.STARTED, in_a_try=True, deaths=4), RunKind.ALONE)
+    message = death_message(attempt(2, AttemptState.STARTED, in_a_try=True, deaths=4), RunKind.QUARANTINE)
     assert message is not None
     assert "died 5 times" in message
-    assert f"{DEATHS_ALONE} times with nothing else to do" in message
+    assert f"{DEATHS_IN_QUARANTINE} times with nothing else to do" in message
     assert "d2" in message
     assert "nexus-tasks retry" in message
     assert "\n" not in message

@@ -33,6 +33,7 @@ def measure(folder: Path, options: Options) -> list[Figure]:
         services = parts.enter_context(Services(folder))
 
         def note(contender: Installation | Floor) -> None:
+            contender.export(options.new_records(WARM_UP))  # every process has a fresh connection to each service
             time.sleep(FLUSHED_S)
             counts, seen = contender.servers.counts(), services.seen()
             contender.export(options.new_records(records))
@@ -41,8 +42,8 @@ def measure(folder: Path, options: Options) -> list[Figure]:
             done = contender.servers.counts() - counts
             for name, value in (
                 ("transactions", done.transactions),
-                ("statements, without BEGIN, COMMIT and pings", done.statements),
-                ("pings of the database", done.pings),
+                ("of these without BEGIN (pings, autocommit)", done.without_begin),
+                ("statements, without BEGIN and COMMIT", done.statements),
                 ("messages", done.messages),
                 ("events", done.events),
                 ("commands of the broker", done.commands),

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds; medians are over these")
     parser.add_argument("--records", type=int, default=RECORDS, help="records of one run, where a part takes no fewer")
-    parser.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="Celery's pool in the workers")
+    parser.add_argument("--pool", choices=("prefork", "threads"), default="prefork", help="Celery's pool")
     everybody = (OURS, FLOOR, PEER)
     parser.add_argument(
         "--contenders", metavar="NAME[,NAME]", default=",".join(everybody), type=_names_in(everybody), help="who runs"

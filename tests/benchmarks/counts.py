@@ -1,8 +1,8 @@
 """How often one record asks others for something: calls, connections, transactions, statements, messages.
 
-Counted by the services, by PostgreSQL (`pg_stat_database`, `pg_stat_statements`) and by the broker (INFO), over all of a
-run from the hand-over to COMPLETED, the hand-over with it. The workers run without beat, whose work is per second and not
-per record. Counts hardly change from round to round: there are three all the same.
+Counted by the services, by PostgreSQL (`pg_stat_database`, `pg_stat_statements`) and by the broker (INFO), over all of
+a run from the hand-over to COMPLETED, the hand-over with it. The workers run without beat, whose work is per second and
+not per record. Counts hardly change from round to round: there are three all the same.
 """
 
 import time

@@ -68,7 +68,7 @@ class Collected:
         self._values.setdefault((name, contender, unit), []).append(value)
 
     def ratio(self, name: str, above: tuple[str, str], below: tuple[str, str]) -> None:
-        """Note, round by round, one figure over another; each is named by (name, contender). Missing ones are no error."""
+        """Note, round by round, one figure over another; each named by (name, contender); missing ones are left out."""
         pairs = zip(self._of(above), self._of(below), strict=False)
         ratios = [one / other for one, other in pairs if other]
         if ratios:

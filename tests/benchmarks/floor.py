@@ -214,7 +214,9 @@ def finalize(_results: Any, *, record: int) -> None:
 
 def canvas(sender: Celery, record: int, attempts: dict[str, int]) -> Signature:
     """`chain(export.cdcs, chord(group(export.elabftw, export.labarchives), finalize))`."""
-    first, *others = (sender.signature(f"export.{name}", kwargs={"attempt": attempts[name]}) for name in six_calls.CALLS)
+    first, *others = (
+        sender.signature(f"export.{name}", kwargs={"attempt": attempts[name]}) for name in six_calls.CALLS
+    )
     return chain(first, group(others), sender.signature("finalize", kwargs={"record": record}))
 
 

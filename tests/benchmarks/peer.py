@@ -57,7 +57,13 @@ class Peer:
         }
         with (self._folder / "peer.log").open("wb") as log:
             subprocess.run(
-                [python, "-c", _INIT], env=environment, cwd=self._folder, stdout=log, stderr=log, timeout=INIT_S, check=True
+                [python, "-c", _INIT],
+                env=environment,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                timeout=INIT_S,
+                check=True,
             )
             self._process = subprocess.Popen(
                 [python, PROGRAM],

@@ -85,7 +85,9 @@ def _template() -> bytes:
     activities = []
     for number, paths in enumerate(_paths()):
         start = START + number * timedelta(minutes=10)
-        setup = tuple(Fact(f"Setup Parameter {each}", f"{each * 1.25:.3f}", "kV") for each in range(FACTS_OF_AN_ACTIVITY))
+        setup = tuple(
+            Fact(f"Setup Parameter {each}", f"{each * 1.25:.3f}", "kV") for each in range(FACTS_OF_AN_ACTIVITY)
+        )
         datasets = tuple(
             Dataset(
                 name=path.name,

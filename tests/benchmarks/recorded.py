@@ -126,13 +126,17 @@ def _described(measured_on: Mapping[str, Any]) -> str:
 
 
 def _commit() -> str:
+    """The newest commit that changed the package, with a `+` where it has been changed since."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        newest = _git("log", "-1", "--format=%h", "--abbrev=7", "--", "nexus_tasks")
+        changed = _git("status", "--porcelain", "--", "nexus_tasks")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+    return newest + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _processor_model() -> str:

@@ -17,9 +17,7 @@ class Processor:
     broker: float = 0.0
 
     def __sub__(self, earlier: "Processor") -> "Processor":
-        return Processor(
-            self.workers - earlier.workers, self.postgres - earlier.postgres, self.broker - earlier.broker
-        )
+        return Processor(self.workers - earlier.workers, self.postgres - earlier.postgres, self.broker - earlier.broker)
 
     @property
     def total(self) -> float:

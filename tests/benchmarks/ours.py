@@ -157,9 +157,8 @@ class Installation:
 
     def wait(self, records: list[Record], started: float, poll_s: float = POLL_S) -> None:
         """Until all their sessions are COMPLETED."""
-        prefix = os.path.commonprefix([record.session for record in records])
         while True:
-            [(done,)] = self.servers.ask(_COMPLETED, {"prefix": prefix})
+            [(done,)] = self.servers.ask(_COMPLETED, {"prefix": records[0].batch})
             if done >= len(records):
                 return
             if time.perf_counter() - started > LONGEST_S:

@@ -22,7 +22,7 @@ START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 LENGTH = timedelta(hours=1)
 FILES_OF_ACTIVITIES = (4, 4, 3, 2)
 FACTS_OF_A_FILE = 27  # of its own; with them the XML has 33 kB
-FACTS_OF_AN_ACTIVITY = 12
+FACTS_OF_SETUP = 12
 PREVIEW_SIDE = 94  # pixels; noise does not compress, so that a preview has 9 kB
 _SESSION = "bench-00000000-0000"  # stands in the template of the XML, and is as long as every identifier
 
@@ -39,6 +39,11 @@ class Record:
     previews: tuple[tuple[str, ...], ...]
     start: datetime = START
     end: datetime = START + LENGTH
+
+    @property
+    def batch(self) -> str:
+        """What the sessions of one hand-over begin with, and no others."""
+        return self.session.rpartition("-")[0] + "-"
 
 
 def records(count: int, batch: int) -> list[Record]:
@@ -85,9 +90,7 @@ def _template() -> bytes:
     activities = []
     for number, paths in enumerate(_paths()):
         start = START + number * timedelta(minutes=10)
-        setup = tuple(
-            Fact(f"Setup Parameter {each}", f"{each * 1.25:.3f}", "kV") for each in range(FACTS_OF_AN_ACTIVITY)
-        )
+        setup = tuple(Fact(f"Setup Parameter {each}", f"{each * 1.25:.3f}", "kV") for each in range(FACTS_OF_SETUP))
         datasets = tuple(
             Dataset(
                 name=path.name,
@@ -123,7 +126,7 @@ def _template() -> bytes:
 
 def _noise(side: int, seed: str) -> bytes:
     """A PNG of grey noise."""
-    source = random.Random(seed)  # noqa: S311 - a picture
+    source = random.Random(seed)
     rows = b"".join(b"\0" + source.randbytes(side) for _ in range(side))
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))

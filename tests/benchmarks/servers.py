@@ -16,7 +16,7 @@ from tests.benchmarks.usage import Processor, processor_seconds
 COUNTING = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.max": "10000"}
 MARK = "/* of the benchmark */"  # in the harness's own statements, which count as nobody's
 
-# BEGIN and COMMIT are not counted as statements. An empty query, as SQLAlchemy's ping is, is none; but it is a transaction.
+# BEGIN and COMMIT are not counted as statements. An empty query, as SQLAlchemy's ping is, counts as a transaction only.
 _STATEMENTS = f"""
 SELECT coalesce(sum(calls) FILTER (WHERE query ~* '^\\s*(BEGIN|COMMIT|ROLLBACK)'), 0),
        coalesce(sum(calls) FILTER (WHERE query ~* '^\\s*COMMIT'), 0),
@@ -100,8 +100,8 @@ class Servers:
         [(transactions,)] = self.ask("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
         control, commits, statements = self.ask(_STATEMENTS)[0] if self.counting else (0, 0, 0)
         with redis.Redis.from_url(self.valkey.url) as client:
-            stats: dict[str, Any] = dict(client.info("stats"))  # type: ignore[arg-type]
-            commands: dict[str, Any] = dict(client.info("commandstats"))  # type: ignore[arg-type]
+            stats: dict[str, Any] = dict(client.info("stats"))
+            commands: dict[str, Any] = dict(client.info("commandstats"))
         return Counts(
             transactions=transactions - self._asked,
             statements=int(statements - control),

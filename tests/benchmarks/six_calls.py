@@ -19,7 +19,7 @@ import requests
 XML = "<x>" + "y" * 33_000 + "</x>"
 SUMMARY = b"entry_data=" + b"z" * 160_000  # the previews as data URIs
 TIMEOUT_S = 60
-LOOK_UPS = 3  # records that are sent before the clock starts
+WARM_UP = 3  # records that are sent before the clock starts
 
 _NOTEBOOK = "nbid=1&pid=11"
 
@@ -77,8 +77,8 @@ def main() -> None:
     """Send records one after the other; prints the seconds of processor and of wall time that each took."""
     count, urls = int(sys.argv[1]), dict(zip(CALLS, sys.argv[2:], strict=True))
     started, used = 0.0, 0.0
-    for number in range(LOOK_UPS + count):
-        if number == LOOK_UPS:
+    for number in range(WARM_UP + count):
+        if number == WARM_UP:
             started, used = time.perf_counter(), _used_s()
         for name, calls in CALLS.items():
             for call in calls:

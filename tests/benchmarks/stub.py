@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -225,14 +226,8 @@ def _level_node(tree_id: str, text: str) -> str:
 
 
 # Every level shows both folders: whoever looks for one by its name finds it.
-_LEVEL = response(
-    200,
-    _TEXT_XML,
-    _XML
-    + "<tree-tools>{}{}</tree-tools>".format(
-        _level_node(TOP_FOLDER_ID, TOP_FOLDER), _level_node(INSTRUMENT_FOLDER_ID, INSTRUMENT)
-    ).encode(),
-)
+_FOLDERS = _level_node(TOP_FOLDER_ID, TOP_FOLDER) + _level_node(INSTRUMENT_FOLDER_ID, INSTRUMENT)
+_LEVEL = response(200, _TEXT_XML, _XML + f"<tree-tools>{_FOLDERS}</tree-tools>".encode())
 
 
 async def serve(ports: list[int]) -> None:
@@ -243,7 +238,7 @@ async def serve(ports: list[int]) -> None:
     loop = asyncio.get_running_loop()
     for (service, delay), port in zip(all_services, ports, strict=True):
         service.listens_on(port)
-        await loop.create_server(lambda service=service, delay=delay: Connection(service, delay), HOST, port)
+        await loop.create_server(partial(Connection, service, delay), HOST, port)
     print("ready", flush=True)  # noqa: T201 - what the starter waits for
     await asyncio.Event().wait()
 

@@ -160,11 +160,17 @@ _EXPIRE = text("""
     FROM expired WHERE delivery.id = expired.delivery_id
     RETURNING delivery.id
 """)
+# what was tried last is due last, so that one whose messages are lost again and again keeps nobody from its turn
 _SET_STATE = text("""
-    UPDATE attempt
-    SET state = :state, ended_at = CASE WHEN :state = 'orphaned' THEN NULL ELSE now() END, lease_token = NULL,
-        lease_expires_at = NULL
-    WHERE id = ANY(:attempts) AND state IN ('planned', 'started', 'orphaned')
+    WITH changed AS (
+        UPDATE attempt
+        SET state = :state, ended_at = CASE WHEN :state = 'orphaned' THEN NULL ELSE now() END, lease_token = NULL,
+            lease_expires_at = NULL
+        WHERE id = ANY(:attempts) AND state IN ('planned', 'started', 'orphaned')
+        RETURNING delivery_id
+    )
+    UPDATE delivery SET next_attempt_at = now() FROM changed
+    WHERE delivery.id = changed.delivery_id AND delivery.next_attempt_at < now()
 """)
 _LATER_STARTED = text("""
     SELECT 1 FROM attempt WHERE destination = :destination AND id > :attempt AND started_at IS NOT NULL LIMIT 1

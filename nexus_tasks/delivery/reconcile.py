@@ -29,7 +29,7 @@ class Reconciled:
     session_identifier: str
     record_status: SessionStatus
     deliveries: dict[str, str]  # destination → state
-    due: bool  # something of the record may go out now, if its destination has capacity
+    due: bool = False  # something of the record may go out now, if its destination has capacity
 
 
 def reconcile(engine: Engine, record_id: int) -> Reconciled:

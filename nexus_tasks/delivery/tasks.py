@@ -76,6 +76,7 @@ class ExportTask(DatabaseTask):
             return self._go_on(started, settings)
         except LeaseLostError as error:
             logger.warning("%s of session %s stops: %s", self.name, session, error)
+            patiently(started.own.save)  # what it has created is known to whoever has the delivery now
             raise Ignore from error
         except RateLimitedError as error:
             raise self._snooze(started, settings, error, error.seconds) from error

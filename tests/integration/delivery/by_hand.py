@@ -16,6 +16,7 @@ from nexus_tasks.delivery import attempt
 from nexus_tasks.delivery.attempt import Attempt, Finished, Outcome
 from nexus_tasks.delivery.export_records import HandedOver, RecordToExport, export_records
 from nexus_tasks.delivery.idempotency import NotYetResolvableError
+from nexus_tasks.delivery.plan import waits_for
 from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.plugin_call import call_plugin
 from nexus_tasks.delivery.reconcile import Reconciled, reconcile
@@ -314,6 +315,13 @@ def work_again(deployment: Deployment, *names: str) -> Reconciled:
     make_retrying_due(deployment)
     assert send(deployment) == 1
     return work(deployment, *names)
+
+
+def store_waits(deployment: Deployment, *record_ids: int) -> None:
+    """Have the rows say what each delivery waits for, after a test has changed them itself."""
+    with transaction(deployment.engine) as connection:
+        for record in deliveries.of_records(connection, record_ids):
+            deliveries.set_waits(connection, waits_for(record))
 
 
 # --- time

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from nexus_tasks.db import records, sessions
+from nexus_tasks.db import planning, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import archive, attempt
@@ -21,7 +21,7 @@ from nexus_tasks.delivery.documents import ARCHIVE_FOLDER, DocumentError, sha256
 from nexus_tasks.delivery.export_records import ClaimLostError, EnqueueError, HandedOver
 from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.plugin_call import call_plugin
-from nexus_tasks.delivery.reconcile import reconcile
+from nexus_tasks.delivery.reconcile import Reconciled, reconcile
 from nexus_tasks.delivery.snapshot import DependencyCycleError
 from nexus_tasks.exporters.base import (
     ConfigurationError,
@@ -313,7 +313,7 @@ def test_planners_at_once_send_each_record_once(deploy: Deploy, broker_url: str,
 def test_a_record_that_every_destination_holds_is_completed(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), elabftw())
     hand_over(deployment)
-    assert work(deployment, "cdcs", "elabftw") == Settled(
+    assert work(deployment, "cdcs", "elabftw") == Reconciled(
         SESSION, SessionStatus.COMPLETED, {"cdcs": "succeeded", "elabftw": "succeeded"}
     )
     assert log_of(deployment) == [("cdcs", 1), ("elabftw", 1)]
@@ -335,7 +335,7 @@ def test_settling_twice_at_once_is_as_good_as_once(deploy: Deploy) -> None:
     try_once(deployment, "cdcs")
     together = threading.Barrier(2)
 
-    def settle_together(_: int) -> Settled:
+    def settle_together(_: int) -> Reconciled:
         together.wait(10)
         return reconcile(deployment.engine, 1)
 
@@ -429,7 +429,7 @@ def test_what_requires_a_destination_that_is_not_enabled_is_skipped_at_once(depl
 def test_a_record_without_destinations_is_never_satisfied(deploy: Deploy, strategy: str) -> None:
     deployment = deploy(cdcs(enabled=False), NX_EXPORT_STRATEGY=strategy)
     assert hand_over(deployment) == HandedOver(record_ids=(1,), destinations=())
-    assert reconcile(deployment.engine, 1) == Settled(SESSION, SessionStatus.BUILT_NOT_EXPORTED, {})
+    assert reconcile(deployment.engine, 1) == Reconciled(SESSION, SessionStatus.BUILT_NOT_EXPORTED, {})
     assert archive.sweep(deployment.engine, deployment.settings) == 0
 
 
@@ -567,8 +567,7 @@ def test_a_message_of_a_run_that_counts_as_not_sent_is_not_wanted(deploy: Deploy
     hand_over(deployment)
     message = message_for(deployment, "cdcs")
     with transaction(deployment.engine) as connection:
-        runs.unsent(connection, [message.attempt_id])
-        runs.close(connection, 1)
+        planning.cancel_run(connection, 1)
     with pytest.raises(NotWantedError):
         start_message(deployment, message)
     assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
@@ -637,7 +636,7 @@ def test_transient_failures_count_up_to_the_most_and_then_the_delivery_fails(dep
     assert timedelta(seconds=290) < wait_of(deployment, "cdcs") <= timedelta(seconds=300)
     work_again(deployment, "cdcs")
     last = rows_of(deployment)["cdcs"]
-    assert (last.state, last.failures, last.next_attempt_at) == (DeliveryState.FAILED, 3, None)
+    assert (last.state, last.failures) == (DeliveryState.FAILED, 3)
     assert last.error_message == "Given up after 3 failed attempts; the last one: CDCS is away"
     assert dispatch(deployment) == 0
     assert log_of(deployment) == [("cdcs", 0)] * 3

@@ -1,16 +1,14 @@
 """Nothing is made twice: what is committed before and after a creating call, and what the next try makes of it."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine, Executable, Row
 
-from nexus_tasks.db import patience
-from nexus_tasks.db.engine import DatabaseError, transaction
-from nexus_tasks.delivery import checkpoint
+from nexus_tasks.db import attempts, patience
+from nexus_tasks.db.engine import DatabaseError, execute, transaction
 from nexus_tasks.delivery.attempt import Attempt
 from nexus_tasks.delivery.idempotency import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
@@ -116,7 +114,7 @@ def killed_in_call(deployment: Deployment, remote: Remote) -> None:
     assert send(deployment) == 1
 
 
-def test_the_intent_is_committed_before_the_call_and_the_identifier_after_it(
+def test_the_intent_is_committed_before_the_call_and_the_identifier_with_the_end_of_the_attempt(
     deployment: Deployment, remote: Remote
 ) -> None:
     during: list[dict[str, Any]] = []
@@ -250,9 +248,8 @@ def test_a_worker_that_lost_its_lease_in_the_call_still_keeps_what_it_has_made(
 ) -> None:
     this = started(deployment, "cdcs")
     remote.then = lambda: lose_the_lease(deployment, this)
-    late = perform(deployment, this)
+    finish(deployment, this, perform(deployment, this))
     assert remote_of(deployment, "cdcs") == {"record": {"id": "1", "content": "fingerprint"}}
-    finish(deployment, this, late)
     assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
     remote.raises(None)
     assert send(deployment) == 1
@@ -275,10 +272,10 @@ def test_a_worker_that_comes_back_with_another_object_reports_it_and_the_first_o
     remote.then = another_one_was_faster
     late = perform(deployment, first)
     assert remote.objects == ["1", "2"]
-    assert late.record_id == "2"
     assert remote_of(deployment, "cdcs")["record"]["id"] == "2"
-    assert "made 1 although 2 was there already" in caplog.text
     finish(deployment, first, late)
+    assert "created 1 although 2 was known already" in caplog.text
+    assert remote_of(deployment, "cdcs")["record"]["id"] == "2"
     assert rows_of(deployment)["cdcs"].remote_record_id == "2"
 
 
@@ -329,23 +326,72 @@ def test_a_worker_that_has_lost_its_lease_makes_nothing(deployment: Deployment, 
     assert remote_of(deployment, "cdcs") == {}
 
 
-def test_an_identifier_is_kept_although_the_database_is_away_for_a_while(
-    deployment: Deployment, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_identifiers_of_earlier_calls_are_committed_with_the_intent_of_the_next(deploy: Deploy) -> None:
+    before_second: list[dict[str, Any]] = []
+
+    def second() -> str:
+        before_second.append(remote_of(deployment, "cdcs"))
+        return "8"
+
+    def answer(context: ExportContext) -> ExportResult:
+        context.checkpoint.create("record", lambda: "7", find=lambda: None)
+        return success("cdcs", context.checkpoint.create("attachment", second, find=lambda: None))
+
+    deployment = deploy(cdcs(answer=answer))
+    hand_over(deployment)
+    work(deployment, "cdcs")
+    [known] = before_second
+    assert known["record"] == {"id": "7", "content": None}
+    assert "unresolved_until" in known["attachment"]
+    assert remote_of(deployment, "cdcs")["attachment"]["id"] == "8"
+
+
+@pytest.fixture
+def database_goes_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Have the next three statements of an attempt fail."""
     refused: list[int] = []
 
-    def away_at_first(engine: Engine) -> AbstractContextManager[Connection]:
+    def away_at_first(engine: Engine, statement: Executable, parameters: Mapping[str, Any]) -> Row[Any] | None:
         if len(refused) < 3:
             refused.append(1)
             raise DatabaseError("the database is restarting")
-        return transaction(engine)
+        return execute(engine, statement, parameters)
 
-    def database_goes_away() -> None:
-        monkeypatch.setattr(checkpoint, "transaction", away_at_first)
+    def goes_away() -> list[int]:
+        monkeypatch.setattr(patience, "DATABASE_POLL_S", 0.01)
+        monkeypatch.setattr(attempts, "execute", away_at_first)
+        return refused
 
-    monkeypatch.setattr(patience, "DATABASE_POLL_S", 0.01)
-    remote.then = database_goes_away
+    return goes_away
+
+
+def test_what_cannot_be_looked_up_is_kept_at_once_although_the_database_is_away_for_a_while(
+    deploy: Deploy, remote: Remote, database_goes_away: Callable[[], list[int]]
+) -> None:
+    refused: list[int] = []
+    known: list[dict[str, Any]] = []
+
+    def answer(context: ExportContext) -> ExportResult:
+        identifier = context.checkpoint.create("record", remote.create)
+        known.append(remote_of(deployment, "cdcs")["record"])
+        return success("cdcs", identifier)
+
+    deployment = deploy(cdcs(answer=answer))
+    hand_over(deployment)
+    remote.then = lambda: refused.extend(database_goes_away())
     go_on(deployment, started(deployment, "cdcs"))
+    assert known == [{"id": "1", "content": None}]
+    assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED}
+
+
+def test_an_end_is_written_although_the_database_is_away_for_a_while(
+    deployment: Deployment, remote: Remote, database_goes_away: Callable[[], list[int]]
+) -> None:
+    remote.then = lambda: None
+    this = started(deployment, "cdcs")
+    outcome = perform(deployment, this)
+    refused = database_goes_away()
+    patience.patiently(lambda: finish(deployment, this, outcome))
     assert len(refused) == 3
     assert remote_of(deployment, "cdcs")["record"]["id"] == "1"
     assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED}

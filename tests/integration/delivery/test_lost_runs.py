@@ -9,10 +9,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, text
 
-from nexus_tasks.db import upload_log, workers
+from nexus_tasks.db import reconciling, upload_log, workers
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import admin
-from nexus_tasks.delivery import dispatch as dispatch_module
+from nexus_tasks.delivery import admin, planner
 from nexus_tasks.delivery.attempt import NotWantedError
 from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.delivery.rescuer import UNREAD_PATIENCE
@@ -50,6 +49,7 @@ from tests.integration.delivery.by_hand import (
     start_message,
     started,
     states_of,
+    store_waits,
     success,
     try_once,
     work,
@@ -254,7 +254,7 @@ def test_a_dispatch_that_dies_in_the_middle_leaves_no_death_without_its_conseque
     hand_over(deployment)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE delivery SET deaths = 4 WHERE destination = 'cdcs'"))
-        connection.execute(text("UPDATE run SET kind = 'alone'"))
+        connection.execute(text("UPDATE run SET kind = 'quarantine'"))
     die_in_try(deployment, "cdcs")
     empty_broker(broker_url)
     lose_open_runs(deployment)
@@ -263,7 +263,7 @@ def test_a_dispatch_that_dies_in_the_middle_leaves_no_death_without_its_conseque
         raise WorkerDiedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(upload_log, "write_missing", die)
+        patched.setattr(reconciling, "close_and_log", die)
         with pytest.raises(WorkerDiedError):
             send(deployment)
     send(deployment)
@@ -330,7 +330,7 @@ def test_a_failed_publish_takes_back_only_what_no_worker_has_begun_with(
                 at_work.append(started(deployment, "cdcs"))
             raise ConnectionResetError
 
-    monkeypatch.setattr(dispatch_module, "canvas", lambda *_: Unlucky())
+    monkeypatch.setattr(planner, "canvas", lambda *_: Unlucky())
     assert hand_over(deployment).broker_problem
     expected = (AttemptState.STARTED, RunState.OPEN) if taken else (AttemptState.CANCELLED, RunState.CLOSED)
     assert [(row.state, row.run_state) for row in attempts_of(deployment)] == [expected]
@@ -405,6 +405,7 @@ def die(deployment: Deployment, record_id: int = 1) -> None:
         connection.execute(
             text("UPDATE run SET expected_by = now() - interval '1 second' WHERE record_id = :id"), {"id": record_id}
         )
+        connection.execute(text("UPDATE attempt SET lease_expires_at = now() WHERE lease_token IS NOT NULL"))
     send(deployment)
 
 
@@ -440,7 +441,7 @@ def test_the_third_death_alone_counts_as_well_when_the_message_comes_again(deplo
     hand_over(deployment)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE delivery SET deaths = 4"))
-        connection.execute(text("UPDATE run SET kind = 'alone'"))
+        connection.execute(text("UPDATE run SET kind = 'quarantine'"))
     message = die_in_try(deployment, "cdcs")
     pass_time(deployment, 91)
     start_message(deployment, message)
@@ -457,7 +458,7 @@ def test_a_delivery_that_fails_by_a_death_in_a_creating_call_says_that_the_objec
     hand_over(deployment)
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE delivery SET deaths = 4"))
-        connection.execute(text("UPDATE run SET kind = 'alone'"))
+        connection.execute(text("UPDATE run SET kind = 'quarantine'"))
     die(deployment)
     row = rows_of(deployment)["cdcs"]
     assert (row.state, row.unresolved) == (DeliveryState.FAILED, True)
@@ -469,6 +470,7 @@ def suspect(deployment: Deployment, *record_ids: int) -> None:
     with transaction(deployment.engine) as connection:
         for record_id in record_ids:
             connection.execute(text("UPDATE delivery SET deaths = 2 WHERE record_id = :id"), {"id": record_id})
+    store_waits(deployment, *record_ids)
 
 
 def test_one_record_at_a_time_runs_alone_over_all_workers_and_stops_nobody_else(deploy: Deploy) -> None:
@@ -553,6 +555,7 @@ def test_first_success_gives_its_place_to_others_while_a_lost_answer_is_unresolv
                 " WHERE record_id = 1 AND destination = 'cdcs'"
             )
         )
+    store_waits(deployment, 1)
     admin.resume(deployment, "elabftw")
     assert open_destinations(deployment, 1) == set()
     assert open_destinations(deployment, 2) == {"elabftw"}

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from nexus_tasks.config import load_settings
 from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.delivery import admin, planner
+from nexus_tasks.delivery import admin, planner, rescuer
 from nexus_tasks.delivery.attempt import Attempt, NotWantedError, Outcome
 from nexus_tasks.delivery.canvas import OpenRun
 from nexus_tasks.delivery.documents import sha256_of
@@ -528,10 +528,10 @@ GOING_ON = (
     " LEFT JOIN run ON run.record_id = record.id AND run.state = 'open'"
     " WHERE delivery.state IN ('pending', 'retrying') OR run.id IS NOT NULL"
 )
-PAUSES = "SELECT name, held, paused_at, not_before, failing_records, reason, now() FROM destination"
+PAUSES = "SELECT name, paused, opened_at, open_until, failing_records, reason, now() FROM destination"
 LOGGED = (
     "(attempt.state IN ('succeeded', 'transient', 'permanent', 'configuration')"
-    " OR attempt.state = 'died' AND attempt.error_message IS NOT NULL)"
+    " OR attempt.state = 'expired' AND attempt.error_message IS NOT NULL)"
 )
 CURRENT: list[Delivering] = []
 
@@ -544,7 +544,7 @@ def queue_lengths(_: Celery, queues: Collection[str]) -> dict[str, int]:
 @pytest.fixture
 def _played_broker(monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(planner, "canvas", lambda _, run: Published(CURRENT[-1], run))
-    monkeypatch.setattr(planner, "queue_lengths", queue_lengths)
+    monkeypatch.setattr(rescuer, "queue_lengths", queue_lengths)
     monkeypatch.setattr(Delivering, "url", database_url, raising=False)
     monkeypatch.setattr(Delivering, "folder", tmp_path, raising=False)
     yield

@@ -9,11 +9,12 @@ from pathlib import Path
 _FOLDERS_ARE_NOT_FLUSHED = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # on some network file systems
 
 
-def write_whole(target: Path, content: bytes, *, parents: bool = True) -> None:
+def write_whole(target: Path, content: bytes, *, parents: bool = True, flush: bool = True) -> None:
     """Have `target` hold `content`: written aside, flushed, renamed, and the rename flushed.
 
     Who is reading what was there before reads that to its end. A write that fails leaves that in place, and nothing
-    beside it. Missing folders are made; without `parents` only the one that the file stands in. Raises `OSError`.
+    beside it. Missing folders are made; without `parents` only the one that the file stands in. Without `flush` the
+    rename is not flushed: who writes several files calls `flush_folder` after the last one. Raises `OSError`.
     """
     _make_folder(target.parent, parents=parents)
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
@@ -28,7 +29,8 @@ def write_whole(target: Path, content: bytes, *, parents: bool = True) -> None:
         with suppress(OSError):
             Path(aside).unlink()
         raise
-    _flush_folder(target.parent)
+    if flush:
+        flush_folder(target.parent)
 
 
 def _make_folder(folder: Path, *, parents: bool) -> None:
@@ -37,10 +39,11 @@ def _make_folder(folder: Path, *, parents: bool) -> None:
     if parents:
         _make_folder(folder.parent, parents=True)
     folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Have what was renamed in the folder survive a power cut. Raises `OSError`."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

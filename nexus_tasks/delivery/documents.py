@@ -1,11 +1,13 @@
 """Keeps record documents: immutable files named by their SHA-256, found in two places, checked when they are read."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nexus_tasks.exporters.base import TransientError
 from nexus_tasks.plain_error import PlainError
-from nexus_tasks.whole_file import write_whole
+from nexus_tasks.whole_file import flush_folder, write_whole
 
 ARCHIVE_FOLDER = "uploaded"
 DIGEST_CHARACTERS = 16  # of the SHA-256 in a file name; the row holds all of it
@@ -29,16 +31,21 @@ def store(folder: Path, title: str, content: bytes) -> str:
 
     It is complete or not there, after a power cut too. Raises `StoreError`.
     """
-    name = f"{title}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
-    try:
-        if not any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise StoreError(
-            f"The record file {name} cannot be written to {folder} ({error.strerror or error}): "
-            "set NX_RECORDS_PATH or NX_DATA_PATH to a folder that may be written and has room."
-        ) from error
-    return name
+    return store_all(folder, [(title, content)])[0]
+
+
+def store_all(folder: Path, documents: Sequence[tuple[str, bytes]]) -> list[str]:
+    """As `store`, for several documents, (title, content); the folder is flushed once."""
+    names = []
+    for title, content in documents:
+        name = f"{title}-{sha256_of(content)[:DIGEST_CHARACTERS]}.xml"
+        with _told(folder, name):
+            if not any(path.is_file() and path.read_bytes() == content for path in _places(folder, name)):
+                write_whole(folder / name, content, flush=False)
+        names.append(name)
+    with _told(folder, names[0]):
+        flush_folder(folder)
+    return names
 
 
 def locate(folder: Path, name: str, sha256: str) -> Path:
@@ -73,6 +80,17 @@ def move_to_archive(folder: Path, name: str) -> bool:
     except FileNotFoundError:
         return archived.is_file()
     return True
+
+
+@contextmanager
+def _told(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"The record file {name} cannot be written to {folder} ({error.strerror or error}): "
+            "set NX_RECORDS_PATH or NX_DATA_PATH to a folder that may be written and has room."
+        ) from error
 
 
 def _places(folder: Path, name: str) -> tuple[Path, Path]:

@@ -5,7 +5,7 @@ returned, the record will reach its destinations whatever dies: the broker may e
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -31,6 +31,9 @@ from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.title import title_of
 from nexus_tasks.plain_error import PlainError
 from nexus_tasks.states import DeliveryState, SessionStatus
+
+BATCH_RECORDS = 50  # committed together
+BATCH_BYTES = 16_000_000  # of XML; larger ones are committed sooner
 
 logger = logging.getLogger(__name__)
 
@@ -74,15 +77,34 @@ def export_records(to_export: Iterable[RecordToExport], deployment: Deployment) 
     `DatabaseError`; the records before the one that failed are taken over all the same.
     """
     hand_over = _HandOver(deployment)
-    record_ids = []
+    record_ids: list[int] = []
     problem = None
     try:
-        for record in to_export:
-            record_ids.append(hand_over.take(record))
+        for batch in _batches(to_export):
+            hand_over.take(batch, record_ids)
     finally:
         if record_ids:
             problem = _send(deployment)
     return HandedOver(tuple(record_ids), tuple(hand_over.max_in_flight), problem)
+
+
+def _batches(to_export: Iterable[RecordToExport]) -> Iterator[list[RecordToExport]]:
+    """The records in groups that are committed together; those before one that cannot be had come all the same."""
+    batch: list[RecordToExport] = []
+    size = 0
+    try:
+        for record in to_export:
+            batch.append(record)
+            size += len(record.xml)
+            if len(batch) >= BATCH_RECORDS or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    except Exception:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 class _HandOver:
@@ -99,20 +121,32 @@ class _HandOver:
         self._waits_for = {names[key]: waits for key, waits in waits_for(first).items()}
         self._verdict_is_due = bool(verdict(first).skip)  # what requires a destination that is not enabled
 
-    def take(self, record: RecordToExport) -> int:
-        """The id of the record, which is committed with its deliveries and its session's status."""
-        _check_zone(record)
-        _check_paths(record)
-        document = documents.store(self._settings.records_path, _title(record), record.xml)
+    def take(self, batch: list[RecordToExport], record_ids: list[int]) -> None:
+        """Commit these records with their deliveries and their sessions' status; adds their ids.
+
+        Where one of them fails, each is committed by itself up to that one.
+        """
+        try:
+            record_ids += self._take_together(batch)
+        except (PlainError, OSError):
+            if len(batch) == 1:
+                raise
+            for record in batch:
+                record_ids += self._take_together([record])
+
+    def _take_together(self, batch: list[RecordToExport]) -> list[int]:
+        for record in batch:
+            _check_zone(record)
+            _check_paths(record)
+        stored = documents.store_all(self._settings.records_path, [(_title(record), record.xml) for record in batch])
         with transaction(self._engine) as connection:
-            record_id = self._take_over(connection, record, document)
-        logger.info(
-            "Session %s: record %s goes to %s",
-            record.session_identifier,
-            document,
-            ", ".join(self.max_in_flight) or "no destination: none is enabled",
-        )
-        return record_id
+            record_ids = [
+                self._take_over(connection, record, document) for record, document in zip(batch, stored, strict=True)
+            ]
+        goes_to = ", ".join(self.max_in_flight) or "no destination: none is enabled"
+        for record, document in zip(batch, stored, strict=True):
+            logger.info("Session %s: record %s goes to %s", record.session_identifier, document, goes_to)
+        return record_ids
 
     def _take_over(self, connection: Connection, record: RecordToExport, document: str) -> int:
         identifier = record.session_identifier

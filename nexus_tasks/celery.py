@@ -1,7 +1,9 @@
 """The Celery application: queues, routes, retry and recovery settings, the beat schedule. An app factory.
 
 `celery -A nexus_tasks worker` finds the app of this process as `nexus_tasks.app`. The settings below that are not
-Celery's defaults were chosen after killing workers and brokers under load; each says why.
+Celery's defaults were chosen after killing workers and brokers under load; each says why. What a setting costs was
+measured with an empty canvas of a record with three destinations, beside a worker without it. Without measurable effect
+are `worker_disable_rate_limits`, fewer `priority_steps`, `result_backend_always_retry`, gossip and mingle of one worker.
 """
 
 import gc

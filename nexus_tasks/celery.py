@@ -3,7 +3,7 @@
 `celery -A nexus_tasks worker` finds the app of this process as `nexus_tasks.app`. The settings below that are not
 Celery's defaults were chosen after killing workers and brokers under load; each says why. What a setting costs was
 measured with an empty canvas of a record with three destinations, beside a worker without it. Without measurable effect
-are `worker_disable_rate_limits`, fewer `priority_steps`, `result_backend_always_retry`, gossip and mingle of one worker.
+are `worker_disable_rate_limits`, `priority_steps`, `result_backend_always_retry`, gossip and mingle of one worker.
 """
 
 import gc

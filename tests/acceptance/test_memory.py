@@ -1,9 +1,6 @@
 """What the processes of a worker share."""
 
-import sys
-
 import psutil
-import pytest
 
 from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import new_session
@@ -11,7 +8,6 @@ from tests.acceptance.installation import new_session
 PROCESSES = 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks, and counts as Linux does")
 def test_processes_share_most_of_their_memory_also_after_they_have_exported(
     make_installation: InstallationMaker,
 ) -> None:

@@ -16,7 +16,7 @@ from tests.acceptance.conftest import InstallationMaker
 from tests.acceptance.installation import Installation, new_session
 
 THREADS = 16
-RECORDS = 20
+RECORDS = 8
 SLOW_S = 8.0  # long enough for a signal to find every call at work
 EVERYWHERE = dict.fromkeys(("cdcs", "elabftw", "labarchives"), "succeeded")
 

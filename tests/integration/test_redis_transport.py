@@ -51,7 +51,7 @@ def test_a_forked_process_does_not_send_by_the_clients_connection(channel: Any) 
 
 
 def test_the_address_stays_what_it_is(broker_url: str) -> None:
-    assert Connection(broker_url).as_uri() == KombuConnection(broker_url).as_uri()
+    assert Connection(broker_url).as_uri() == KombuConnection(broker_url).as_uri()  # type: ignore[no-untyped-call]
 
 
 def test_another_broker_keeps_its_transport() -> None:

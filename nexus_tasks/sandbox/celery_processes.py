@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import requests
 
@@ -11,6 +12,8 @@ from nexus_tasks.sandbox.ports import free_port
 
 WORKER_DEADLINE_S = 60  # a cold start imports everything once
 
+Pool = Literal["prefork", "threads"]  # the pools that are supported
+
 
 def worker(
     folder: Path,
@@ -18,10 +21,15 @@ def worker(
     *,
     name: str = "worker",
     concurrency: int = 4,
+    pool: Pool = "prefork",
     queues: Sequence[str] = (),
 ) -> ManagedProcess:
-    """A worker for these queues, for all if none is named; ready when Celery says so."""
-    arguments = ["worker", "--hostname", f"{name}@%h", "--concurrency", str(concurrency), "--loglevel", "INFO"]
+    """A worker for these queues, for all if none is named; ready when Celery says so.
+
+    `concurrency` counts the processes of the pool, or its threads.
+    """
+    arguments = ["worker", "--hostname", f"{name}@%h", "--loglevel", "INFO"]
+    arguments += ["--pool", pool, "--concurrency", str(concurrency)]
     arguments += ["-Q", ",".join(queues)] if queues else []
     process = _celery(name, folder, environment, arguments, deadline=WORKER_DEADLINE_S)
     process.ready = lambda: " ready." in process.logs_since_start()

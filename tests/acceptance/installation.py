@@ -163,13 +163,16 @@ class Installation:
 
     # --- processes
 
-    def start_worker(self, name: str = "worker", *, concurrency: int = 4, **settings: str) -> CeleryTestWorker:
+    def start_worker(
+        self, name: str = "worker", *, concurrency: int = 4, pool: str = "prefork", **settings: str
+    ) -> CeleryTestWorker:
         """A worker for all queues, as `celery -A nexus_tasks worker` without `-Q`."""
         node = worker(
             self.folder / name,
             self.deployment.app,
             name=name,
             concurrency=concurrency,
+            pool=pool,
             env={**self.environment, **settings},
             options=["--without-gossip", "--without-mingle"],
         )

@@ -180,6 +180,36 @@ def test_results_that_are_not_in_redis_are_left_to_celery() -> None:
     assert result_backend("db+postgresql+psycopg://") == "db+postgresql+psycopg://"
 
 
+def test_redis_counts_chords_without_stored_results_and_other_backends_need_them() -> None:
+    registry = discover([])
+    assert configuration(load_settings(), registry)["task_ignore_result"]
+    elsewhere = load_settings(NX_RESULT_BACKEND_URL="db+postgresql+psycopg://")
+    assert not configuration(elsewhere, registry)["task_ignore_result"]
+
+
+def test_errors_are_stored_with_name_and_arguments(conf: dict[str, Any]) -> None:
+    assert conf["task_store_errors_even_if_ignored"]
+    assert conf["result_extended"]
+
+
+def test_flower_is_told_of_every_task(conf: dict[str, Any]) -> None:
+    assert conf["worker_send_task_events"]
+
+
+@pytest.mark.parametrize(("loglevel", "shown"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_a_task_has_one_line_in_the_log_when_it_ends(loglevel: int, shown: bool) -> None:
+    of_received, root = logging.getLogger("celery.worker.strategy"), logging.getLogger()
+    levels = of_received.level, root.level
+    try:
+        root.setLevel(loglevel)
+        after_setup_logger.send(sender=None, loglevel=loglevel)
+        assert of_received.isEnabledFor(logging.INFO) is shown
+        assert logging.getLogger("celery.app.trace").isEnabledFor(logging.INFO)
+    finally:
+        of_received.setLevel(levels[0])
+        root.setLevel(levels[1])
+
+
 @pytest.mark.parametrize(
     "task", ["export.cdcs", "finalize", "dispatch", "archive", "prune", "records.build", "records.dispatch"]
 )

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import counts, processor, recorded, throughput
+from tests.benchmarks import backlog, builder, counts, large, latency, processor, recorded, scaling, throughput
 from tests.benchmarks.figures import FLOOR, OURS, PEER, Figure, of_part
 from tests.benchmarks.options import RECORDS, ROUNDS, Options
 
 PARTS: Mapping[str, Callable[[Path, Options], list[Figure]]] = {
-    each.PART: each.measure for each in (throughput, counts, processor)
+    each.PART: each.measure for each in (throughput, counts, processor, latency, scaling, backlog, large, builder)
 }
 
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool=given.pool,
         contenders=frozenset(given.contenders.split(",")),
         latencies=tuple(int(each) for each in given.latencies.split(",")),
+        waiting=tuple(int(each) for each in given.waiting.split(",")),
     )
     load, started = os.getloadavg()[0], time.monotonic()
     figures: list[Figure] = []
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--contenders", metavar="NAME[,NAME]", default=",".join(everybody), type=_names_in(everybody), help="who runs"
     )
     parser.add_argument("--latencies", default="0,50,200", help="milliseconds a call, for throughput")
+    parser.add_argument("--waiting", default="100,1000,10000,100000", help="records in the backlog")
     parser.add_argument("--record", metavar="NAME", help=f"keep the figures: as {recorded.LAST}, {recorded.BEFORE}, …")
     return parser
 

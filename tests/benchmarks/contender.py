@@ -34,8 +34,11 @@ class Contender(Protocol):
 
     name: str
 
-    def export(self, records: list[Record]) -> Run:
-        """Hand them over and wait until every destination holds them; raises `TimeoutError`, or what went wrong."""
+    def export(self, records: list[Record], poll_s: float = POLL_S) -> Run:
+        """Hand them over and wait until every destination holds them; raises `NotExportedError`.
+
+        Whether they are there is asked every `poll_s` seconds.
+        """
 
 
 class NotExportedError(Exception):

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.benchmarks.counted_line import CountedLine
 from tests.benchmarks.figures import FLOOR, OURS, PEER, Collected, Figure, in_turns
 from tests.benchmarks.floor import Floor
 from tests.benchmarks.options import WARM_UP, Options
@@ -29,15 +30,22 @@ def measure(folder: Path, options: Options) -> list[Figure]:
     found = Collected(PART)
     records = min(options.records, RECORDS)
     turns = []
+    lines: dict[str, CountedLine] = {}
     with ExitStack() as parts:
         services = parts.enter_context(Services(folder))
 
         def note(contender: Installation | Floor) -> None:
             contender.export(options.new_records(WARM_UP))  # every process has a fresh connection to each service
             time.sleep(FLUSHED_S)
-            counts, seen = contender.servers.counts(), services.seen()
+            counts, seen, kilobytes = contender.servers.counts(), services.seen(), lines[contender.name].kilobytes
             contender.export(options.new_records(records))
             _note_calls(found, services.seen() - seen, records, contender.name)
+            found.add(
+                "to and from the database",
+                contender.name,
+                "kB/record",
+                (lines[contender.name].kilobytes - kilobytes) / records,
+            )
             time.sleep(FLUSHED_S)
             done = contender.servers.counts() - counts
             for name, value in (
@@ -55,13 +63,15 @@ def measure(folder: Path, options: Options) -> list[Figure]:
             ours = parts.enter_context(
                 Installation(folder / "ours", services, postgres_options=COUNTING, with_beat=False)
             )
-            ours.start_workers(PROCESSES, not_paced(PROCESSES), options.pool)
-            ours.export(options.new_records(WARM_UP))
+            lines[OURS] = parts.enter_context(CountedLine(ours.servers.postgres.port))
+            through = {"NX_DATABASE_URL": lines[OURS].address_of(ours.servers.postgres.url)}
+            ours.start_workers(PROCESSES, not_paced(PROCESSES) | through, options.pool)
             turns.append(lambda: note(ours))
         if FLOOR in options.contenders:
             floor = parts.enter_context(Floor(folder / "floor", services, COUNTING))
-            floor.start_workers(PROCESSES, options.pool)
-            floor.export(options.new_records(WARM_UP))
+            lines[FLOOR] = parts.enter_context(CountedLine(floor.servers.postgres.port))
+            through_line = lines[FLOOR].address_of(floor.servers.postgres.url)
+            floor.start_workers(PROCESSES, options.pool, through_line)
             turns.append(lambda: note(floor))
         if PEER in options.contenders:
             peer = parts.enter_context(Peer(folder / "peer", services))

@@ -67,12 +67,13 @@ class Collected:
         """Note the value of one round."""
         self._values.setdefault((name, contender, unit), []).append(value)
 
-    def ratio(self, name: str, above: tuple[str, str], below: tuple[str, str]) -> None:
-        """Note, round by round, one figure over another; each named by (name, contender); missing ones are left out."""
+    def ratio(self, name: str, above: tuple[str, str], below: tuple[str, str], scale: float = 1) -> None:
+        """Note, round by round, one figure over another; each named by (name, contender). Missing ones are left out."""
         pairs = zip(self._of(above), self._of(below), strict=False)
-        ratios = [one / other for one, other in pairs if other]
+        ratios = [scale * one / other for one, other in pairs if other]
         if ratios:
-            self._values[(name, f"{above[1]} / {below[1]}", "×")] = ratios
+            contender = above[1] if above[1] == below[1] else f"{above[1]} / {below[1]}"
+            self._values[(name, contender, "×")] = ratios
 
     def figures(self) -> list[Figure]:
         """All of them, in the order in which they were first noted."""

@@ -249,8 +249,8 @@ class Floor:
     ) -> None:
         self._parts.close()
 
-    def start_workers(self, concurrency: int, pool: str = "prefork") -> None:
-        """One worker for all queues, in the place of the one before."""
+    def start_workers(self, concurrency: int, pool: str = "prefork", database_url: str | None = None) -> None:
+        """One worker for all queues, in the place of the one before; it may reach the database by another address."""
         self.stop_workers()
         self._starts += 1
         name = f"worker{self._starts}"
@@ -260,7 +260,7 @@ class Floor:
             self._command(concurrency, pool),
             self._folder / name,
             cwd=ROOT,
-            env={DATABASE: self.servers.postgres.url, BROKER: self.servers.valkey.url, URLS: urls},
+            env={DATABASE: database_url or self.servers.postgres.url, BROKER: self.servers.valkey.url, URLS: urls},
             ready=lambda: " ready." in worker.logs_since_start(),
             deadline=START_S,
         )
@@ -273,7 +273,7 @@ class Floor:
             self._worker.stop()
         self._worker = None
 
-    def export(self, records: list[Record]) -> Run:
+    def export(self, records: list[Record], poll_s: float = POLL_S) -> Run:
         """See `Contender`; one commit for each record, as a builder makes it."""
         before, started = self.processor(), time.perf_counter()
         ids = self._hand_over(records)
@@ -286,7 +286,7 @@ class Floor:
                 break
             if time.perf_counter() - started > LONGEST_S:
                 raise NotExportedError(f"The floor has exported {done} of {len(records)} after {LONGEST_S} s.")
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
         seconds = time.perf_counter() - started
         return Run(len(records), seconds, self.processor() - before)
 

@@ -21,7 +21,8 @@ class Options:
     records: int = RECORDS
     pool: str = "prefork"
     contenders: frozenset[str] = frozenset((OURS, FLOOR, PEER))
-    latencies: tuple[int, ...] = (0, 50, 200)  # milliseconds
+    latencies: tuple[int, ...] = (0, 50, 200)  # milliseconds a call
+    waiting: tuple[int, ...] = (100, 1_000, 10_000, 100_000)  # records
     _batches: "count[int]" = field(default_factory=lambda: count(1))
 
     def new_records(self, number: int) -> list[Record]:

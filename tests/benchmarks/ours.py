@@ -4,6 +4,8 @@ Whatever of the package's own modules the harness needs is imported here and now
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ from unittest.mock import patch
 
 from nexus_tasks.config import Settings
 from nexus_tasks.db import migrate
+from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import enter
@@ -34,7 +37,7 @@ _COMPLETED = """
 SELECT count(DISTINCT session_identifier) FROM session_log
 WHERE record_status = 'COMPLETED' AND session_identifier LIKE %(prefix)s || '%%'
 """
-_FAILED = "SELECT destination, last_error FROM delivery WHERE last_error IS NOT NULL LIMIT 3"
+_FAILED = "SELECT destination_name, error_message FROM upload_log WHERE success = 0 LIMIT 3"
 
 
 def not_paced(concurrency: int) -> dict[str, str]:
@@ -104,12 +107,17 @@ class Installation:
             **settings,
         }
 
+    def configure(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Have the harness's own process work with these settings; returns the environment that says them."""
+        environment = self.environment(settings)
+        self._deployment = enter(environment)
+        return environment
+
     def start_workers(self, concurrency: int, settings: Mapping[str, str], pool: str = PREFORK) -> None:
         """One worker for all queues, in the place of the one before, and beat."""
         self.stop_workers()
         self._starts += 1
-        environment = self.environment(settings)
-        self._deployment = enter(environment)
+        environment = self.configure(settings)
         name = f"worker{self._starts}"
         self._worker = celery_processes.worker(self.folder, environment, name=name, concurrency=concurrency)
         self._worker.command += ["--pool", pool]
@@ -147,11 +155,11 @@ class Installation:
         export_records(to_export, self.deployment)
         return time.perf_counter() - started
 
-    def export(self, records: list[Record]) -> Run:
+    def export(self, records: list[Record], poll_s: float = POLL_S) -> Run:
         """See `Contender`."""
         before, started = self.processor(), time.perf_counter()
         self.hand_over(records)
-        self.wait(records, started)
+        self.wait(records, started, poll_s)
         seconds = time.perf_counter() - started
         return Run(len(records), seconds, self.processor() - before)
 
@@ -164,6 +172,17 @@ class Installation:
             if time.perf_counter() - started > LONGEST_S:
                 raise NotExportedError(f"{done} of {len(records)} after {LONGEST_S} s: {self.servers.ask(_FAILED)}")
             time.sleep(poll_s)
+
+    def command(self, *arguments: str) -> None:
+        """Run `nexus-tasks` with these arguments; raises `CalledProcessError`."""
+        command = [str(Path(sys.executable).with_name("nexus-tasks")), *arguments]
+        subprocess.run(command, cwd=self.folder, check=True, capture_output=True, timeout=LONGEST_S)
+
+    def plan(self) -> float:
+        """Have the planner look once for what can go out; the seconds that it took."""
+        started = time.perf_counter()
+        dispatch(self.deployment)
+        return time.perf_counter() - started
 
     def processor(self) -> Processor:
         """Of worker, PostgreSQL and broker, since they were started."""

@@ -7,7 +7,7 @@ all of them has the same number of bytes.
 import random
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ LENGTH = timedelta(hours=1)
 FILES_OF_ACTIVITIES = (4, 4, 3, 2)
 FACTS_OF_A_FILE = 27  # of its own; with them the XML has 33 kB
 FACTS_OF_SETUP = 12
+BYTES_OF_A_FACT = 80  # in the XML
 PREVIEW_SIDE = 94  # pixels; noise does not compress, so that a preview has 9 kB
 _SESSION = "bench-00000000-0000"  # stands in the template of the XML, and is as long as every identifier
 
@@ -59,9 +60,22 @@ def records(count: int, batch: int) -> list[Record]:
     return found
 
 
-def write_previews(root: Path) -> None:
-    """Put the previews, which all records share, below the root of previews."""
-    for activity in _paths():
+def large_record(record: Record, megabytes: float, previews: int | None = None) -> Record:
+    """This record with so much more XML, in facts of its files, or with so many files and previews in one activity."""
+    more = round(megabytes * 1e6 / BYTES_OF_A_FACT / sum(FILES_OF_ACTIVITIES))
+    xml = _template(FACTS_OF_A_FILE + more, 0 if previews is None else previews)
+    paths = tuple(tuple(str(path) for path in activity) for activity in _paths(previews or 0))
+    return replace(
+        record,
+        xml=xml.replace(_SESSION.encode(), record.session.encode()),
+        files=paths,
+        previews=tuple(tuple(f"{path}.thumb.png" for path in activity) for activity in paths),
+    )
+
+
+def write_previews(root: Path, more: int = 0) -> None:
+    """Put the previews, which all records share, below the root of previews; `more` are for a record with so many."""
+    for activity in (*_paths(), *(_paths(more) if more else ())):
         for path in activity:
             file = root / f"{path}.thumb.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,18 +91,19 @@ def write_files(root: Path) -> None:
             file.touch()
 
 
-def _paths() -> list[list[PurePosixPath]]:
+def _paths(one_activity: int = 0) -> list[list[PurePosixPath]]:
+    """The files by activity; `one_activity` of so many files in the place of the usual four."""
     folder = PurePosixPath("Bench_SEM/researcher_a/project_alpha/20260302")
     return [
         [folder / f"specimen_{activity}_image_{number:03d}.dm3" for number in range(files)]
-        for activity, files in enumerate(FILES_OF_ACTIVITIES, start=1)
+        for activity, files in enumerate((one_activity,) if one_activity else FILES_OF_ACTIVITIES, start=1)
     ]
 
 
-@lru_cache(maxsize=1)
-def _template() -> bytes:
+@lru_cache(maxsize=8)
+def _template(facts_of_a_file: int = FACTS_OF_A_FILE, one_activity: int = 0) -> bytes:
     activities = []
-    for number, paths in enumerate(_paths()):
+    for number, paths in enumerate(_paths(one_activity)):
         start = START + number * timedelta(minutes=10)
         setup = tuple(Fact(f"Setup Parameter {each}", f"{each * 1.25:.3f}", "kV") for each in range(FACTS_OF_SETUP))
         datasets = tuple(
@@ -101,7 +116,7 @@ def _template() -> bytes:
                 facts=setup
                 + tuple(
                     Fact(f"Acquisition Parameter {each}", f"{place + each / 7:.6f}", "nm")
-                    for each in range(FACTS_OF_A_FILE)
+                    for each in range(facts_of_a_file)
                 ),
                 preview=None,
                 reader="benchmark",

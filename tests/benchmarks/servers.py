@@ -87,6 +87,12 @@ class Servers:
         self._asked += 1
         return self._connection.execute(f"{query} {MARK}".encode(), parameters).fetchall()
 
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """As the superuser; counted as nobody's, like `ask`."""
+        assert self._connection is not None
+        self._asked += 1
+        self._connection.execute(f"{statement} {MARK}".encode(), parameters)
+
     def processor(self, worker_pid: int) -> Processor:
         """Of a worker and of both servers."""
         return Processor(

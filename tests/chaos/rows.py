@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 OPEN_ATTEMPTS = frozenset({"planned", "started"})
-UNSETTLED = frozenset({"pending", "waiting"})
+UNSETTLED = frozenset({"pending", "retrying"})
 
 
 @dataclass(frozen=True)

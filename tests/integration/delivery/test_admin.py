@@ -155,7 +155,7 @@ def test_retry_of_what_has_failed_takes_along_what_was_skipped_because_of_it(dep
 
 
 def test_retry_goes_through_more_records_than_it_takes_at_once(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr(admin, "RECORDS_AT_ONCE", 2)
     deployment = deploy(cdcs(answer=raising(PermanentError("no"))))
     hand_over(deployment, *records_to_export(5))
     for record_id in range(1, 6):
@@ -381,7 +381,7 @@ def test_backfill_sends_nothing_that_the_strategy_does_not_want_not_even_when_it
 def test_backfill_goes_through_more_records_than_it_takes_at_once(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr(admin, "RECORDS_AT_ONCE", 2)
     hand_over(deploy(cdcs()), *records_to_export(5))
     deployment = deploy(cdcs(), elabftw())
     assert admin.backfill(deployment, "elabftw") == 5

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import archive
+from nexus_tasks.delivery import admin, archive
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
 from nexus_tasks.delivery.prune import BATCH, Pruned, prune
 from nexus_tasks.delivery.reconcile import reconcile

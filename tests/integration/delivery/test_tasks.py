@@ -15,7 +15,7 @@ from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
 from nexus_tasks.delivery.reconcile import reconcile
-from nexus_tasks.delivery.turns import NotYourTurnError
+from nexus_tasks.delivery.rate_limit import RateLimitedError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
@@ -115,7 +115,7 @@ def test_a_try_may_wait_for_its_turn_any_number_of_times(deploy: Deploy, work_fo
 
     def fortieth_time(_: ExportContext) -> ExportResult:
         if len(plugin.contexts) < 40:
-            raise NotYourTurnError(1)
+            raise RateLimitedError(1)
         return success("cdcs")
 
     plugin.answer = fortieth_time
@@ -195,7 +195,7 @@ def test_finalize_settles_archives_and_sends_what_is_due_next(deploy: Deploy, wo
     hand_over(deployment)
     take(deployment, message_for(deployment, "cdcs"))
     result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 1, "session": SESSION}).result
-    assert result["deliveries"] == {"cdcs": "waiting", "elabftw": "pending"}
+    assert result["deliveries"] == {"cdcs": "retrying", "elabftw": "pending"}
     take(deployment, message_for(deployment, "elabftw"), "elabftw")
     result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 2, "session": SESSION}).result
     assert result["record_status"] == "COMPLETED"
@@ -218,7 +218,7 @@ def test_finalize_sends_what_is_due_next_although_a_document_cannot_be_moved(
 
 def windows_of(deployment: Deployment) -> dict[str, int]:
     with transaction(deployment.engine) as connection:
-        return {row.name: row.window for row in destinations.all_rows(connection)}
+        return {row.name: row.max_in_flight for row in destinations.all_rows(connection)}
 
 
 def test_a_window_is_what_the_settings_of_the_workers_that_dispatch_say(deploy: Deploy, work_for: WorkFor) -> None:

@@ -1,4 +1,4 @@
-# make install | demo | test | chaos | lint | audit | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
+# make install | demo | test | chaos | bench | lint | audit | lock; options go on with ARGS, e.g. make demo ARGS="--sessions 5 --keep"
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CDCS := nexus_tasks/sandbox/real_cdcs
 ARGS ?=
 
-.PHONY: install demo test chaos lint audit lock clean
+.PHONY: install demo test chaos bench lint audit lock clean
 .SILENT:
 
 install: $(VENV)/.synced
@@ -28,6 +28,10 @@ test: lint
 
 chaos: install
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+# ARGS="--only throughput --rounds 5", ARGS=--json; docs/performance.md has the parts and the recorded figures
+bench: install
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

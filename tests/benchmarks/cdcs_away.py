@@ -1,6 +1,6 @@
 """How a backlog behaves while CDCS is away, beside the same backlog with CDCS disabled.
 
-`python -m tests.benchmarks.backlog`: two runs after each other on the same machine, default settings, real processes.
+`python -m tests.benchmarks.cdcs_away`: two runs after each other on the same machine, default settings, real processes.
 Printed are seconds until both notebooks hold every record, the probes that CDCS got and the pauses it had, the workers'
 memory at a tenth of the work and at its end, and the most messages that the broker held beside what the windows allow.
 """
@@ -109,7 +109,7 @@ def _memory_mb(workers: list[ManagedProcess]) -> float:
 
 def main() -> int:
     """Run both, and say whether what is promised holds."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.backlog", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cdcs_away", description=__doc__)
     parser.add_argument("--records", type=int, default=1000)
     count = parser.parse_args().records
     with TemporaryDirectory(prefix="nexus-backlog-") as folder:

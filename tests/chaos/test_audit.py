@@ -80,7 +80,7 @@ def good_rows() -> Rows:
         for name in sorted(record.destinations):
             number = len(deliveries) + 1
             deliveries.append(DeliveryFacts(number, record.session, name, "succeeded"))
-            attempts.append(AttemptFacts(number, number, record.session, name, "succeeded", "digest"))
+            attempts.append(AttemptFacts(number, number, record.session, name, "succeeded", "fingerprint"))
             log.append(LogFacts(number, record.session, name, 1, number))
     statuses = {record.session: "COMPLETED" for record in WANTED}
     return Rows(statuses, tuple(deliveries), tuple(attempts), tuple(log), ())
@@ -225,10 +225,10 @@ class TestLogRows:
         both = replace(rows, attempts=(*rows.attempts, lost), log=(*rows.log, row))
         assert counts(rows=both) == {"extra_log_rows": 1}
 
-    @pytest.mark.parametrize(("second_digest", "extra"), [("digest", 1), ("another", 0), (None, 0)])
-    def test_one_success_for_the_same_inputs(self, second_digest: str | None, extra: int) -> None:
+    @pytest.mark.parametrize(("second", "extra"), [("fingerprint", 1), ("another", 0), (None, 0)])
+    def test_one_success_for_the_same_inputs(self, second: str | None, extra: int) -> None:
         rows = good_rows()
-        again = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "succeeded", second_digest)
+        again = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "succeeded", second)
         row = LogFacts(99, WANTED[0].session, "cdcs", 1, 90)
         both = replace(rows, attempts=(*rows.attempts, again), log=(*rows.log, row))
         assert counts(rows=both).get("extra_log_rows", 0) == extra

@@ -14,8 +14,8 @@ from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.delivery import tasks
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
-from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.delivery.rate_limit import RateLimitedError
+from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
 from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from nexus_tasks.db import builds, sessions, workers
+from nexus_tasks.db import builds, handover, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.migrate import head
 from nexus_tasks.db.troubles import troubles
@@ -308,7 +308,7 @@ def test_tries_before_the_last_success_do_not_make_a_delivery_old(deploy: Deploy
     destination.answer = AWAY
     hand_over(deployment, REBUILT)
     work(deployment, "cdcs")
-    assert states_of(deployment) == {"cdcs": "waiting"}
+    assert states_of(deployment) == {"cdcs": "retrying"}
     assert messages(deployment, "delivery") == []
 
 
@@ -317,7 +317,8 @@ def in_error(deployment: Deployment, identifier: str, problem: str | None) -> No
     with transaction(deployment.engine) as connection:
         connection.execute(text("INSERT INTO instruments (instrument_pid) VALUES ('SEM-1') ON CONFLICT DO NOTHING"))
         moment = builds.clock(connection)
-        sessions.record_generated(connection, identifier, "SEM-1", None, moment, SessionStatus.ERROR)
+        events = [("RECORD_GENERATION", moment)]
+        handover.record_generated(connection, identifier, "SEM-1", None, events, SessionStatus.ERROR)
         builds.end(connection, identifier, moment, problem)
 
 

@@ -45,7 +45,7 @@ from tests.integration.delivery.by_hand import (
     work_again,
 )
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
+PENDING, RETRYING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -227,7 +227,7 @@ def test_abandoning_what_others_require_skips_them(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("commits", range(3))
-def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_settles(
+def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_reconciles(
     deploy: Deploy, commits: int
 ) -> None:
     deployment = deploy(cdcs(answer=raising(TransientError("away"))), elabftw(requires=("cdcs",), depends_on=()))
@@ -236,7 +236,7 @@ def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_s
     with killed_after_commits(deployment, commits):
         admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) in (
-        {"cdcs": WAITING, "elabftw": PENDING},
+        {"cdcs": RETRYING, "elabftw": PENDING},
         {"cdcs": FAILED, "elabftw": SKIPPED},
     )
 
@@ -480,7 +480,7 @@ def test_after_a_restore_a_session_that_is_handed_over_again_is_looked_up_first(
 
 
 @pytest.mark.parametrize("commits", range(3))
-def test_a_call_after_a_restore_that_is_killed_and_made_again_settles_what_the_backup_knew(
+def test_a_call_after_a_restore_that_is_killed_and_made_again_reconciles_what_the_backup_knew(
     deploy: Deploy, commits: int
 ) -> None:
     deployment = deploy(cdcs())

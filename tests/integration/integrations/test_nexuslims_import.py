@@ -15,7 +15,7 @@ from nexus_tasks.cli import cli
 from nexus_tasks.config import get_settings
 from nexus_tasks.db import deliveries, planning, records
 from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.db.models import Base
+from nexus_tasks.db.models import Base, Planner
 from nexus_tasks.delivery.export_records import RecordToExport, export_records
 from nexus_tasks.delivery.fingerprint import outdated
 from nexus_tasks.entry import current_deployment
@@ -54,6 +54,7 @@ class House:
         return {
             table.name: sorted(self.rows(f'SELECT * FROM "{table.name}"'), key=repr)
             for table in Base.metadata.sorted_tables
+            if table.name != Planner.__tablename__  # its row is there from the beginning
         }
 
     def built(self, name: str, *, uploaded: bool = True) -> bytes:

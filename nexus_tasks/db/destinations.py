@@ -46,8 +46,9 @@ _TAKE_TOKEN = text("""
 _HAS_ROW = text("SELECT 1 FROM destination WHERE name = :name")
 _RELEASE_TOKEN = text("""
     UPDATE destination SET rate_limit_token = NULL, rate_limit_until = NULL,
-        last_call_at = greatest(last_call_at, clock_timestamp() - :ago)
+        last_call_at = greatest(last_call_at, clock_timestamp() - CAST(:ago AS interval))
     WHERE name = :name AND rate_limit_token = :token
+    RETURNING name
 """)
 _LOCK_SHARED = text(
     "SELECT remote -> :step AS known, now() AS now FROM destination WHERE name = :name FOR NO KEY UPDATE"

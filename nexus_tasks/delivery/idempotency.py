@@ -86,17 +86,27 @@ class StepCheckpoint:
     """The checkpoint that a worker hands to a plugin: implements `exporters.base.Checkpoint`. Durations in seconds.
 
     `grace` is how long after its deadline a call may still take effect; `look_up_first` says that objects of this
-    delivery may exist although nothing is known of them.
+    delivery may exist although nothing is known of them. `before_intent` is called before an intent is committed and
+    returns when its call may leave at once: an intent holds for a call that begins now, and one that may not be made
+    leaves none behind.
     """
 
     def __init__(
-        self, store: Store, clock: Clock, *, call_deadline: float, grace: float, look_up_first: bool = False
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        call_deadline: float,
+        grace: float,
+        look_up_first: bool = False,
+        before_intent: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._call_deadline = call_deadline
         self._grace = grace
         self._look_up_first = look_up_first
+        self._before_intent = before_intent
 
     def get(self, step: str) -> str | None:
         """As `Checkpoint.get`."""
@@ -140,6 +150,7 @@ class StepCheckpoint:
             remaining = unresolved_for({step: known}, self._clock.now())
             if remaining:
                 raise NotYetResolvableError(remaining)
+            self._before_intent()
             until = self._clock.now() + timedelta(seconds=(seconds or self._call_deadline) + self._grace)
             intent: Known = {"content": content, UNRESOLVED_UNTIL: until.isoformat()}
             known = self._store.commit_intent(step, intent, seconds)

@@ -45,12 +45,21 @@ def call_plugin(
     record, lease = attempt.row.record, attempt.lease
     zone = ZoneInfo(record.timezone)
     rate_limit = RateLimit.of(engine, destination, settings, lease.token)
-    timing: dict[str, Any] = {"call_deadline": settings.NX_CALL_DEADLINE, "grace": settings.NX_LOOKUP_GRACE}
+
+    def wait_for_rate_limit() -> None:
+        rate_limit.wait(still_mine=lease.check)
+
+    timing: dict[str, Any] = {
+        "call_deadline": settings.NX_CALL_DEADLINE,
+        "grace": settings.NX_LOOKUP_GRACE,
+        "before_intent": wait_for_rate_limit,
+    }
 
     def before_call() -> None:
-        rate_limit.wait(still_mine=lease.check)
+        wait_for_rate_limit()
         attempt.own.before_call()
         lease.check()  # of reading calls, too: many of them would outlast it
+        rate_limit.leaves()
 
     context = ExportContext(
         xml_file_path=documents.locate(settings.records_path, record.document, record.sha256),

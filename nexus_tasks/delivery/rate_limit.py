@@ -21,6 +21,7 @@ from nexus_tasks.exporters.registry import interval_of, window_of
 BUSY_RETRY_S = 5.0  # until an attempt asks again for a token that somebody else holds
 POLL_S = 0.5  # of a check that waits for the token
 SLICE_S = 10.0  # of a long sleep, after which the lease is looked at
+MARGIN_S = 0.1  # added to every interval: from here to the service, a call does not always take the same time
 
 
 class RateLimitedError(Exception):
@@ -37,7 +38,7 @@ class RateLimit:
     def __init__(self, engine: Engine, destination: str, interval: float, lasting: float, token: UUID) -> None:
         self._engine = engine
         self._destination = destination
-        self._interval = interval  # seconds
+        self._interval = interval + MARGIN_S if interval > 0 else 0  # seconds
         self._lasting = timedelta(seconds=lasting)
         self._token = token
         self._held = False
@@ -47,29 +48,37 @@ class RateLimit:
     @classmethod
     def of(cls, engine: Engine, destination: ExportDestination, settings: Settings, token: UUID | None = None) -> Self:
         """Of a destination; the holder is known by `token`, such as that of its lease."""
-        lasting = interval_of(destination, settings.NX_INTERVALS) + settings.NX_CALL_DEADLINE + settings.NX_LEASE_MARGIN
         interval = interval_of(destination, settings.NX_INTERVALS)
+        # a sleep, the call, and the interval after it: the moment of a dead holder's last call is not known
+        lasting = 2 * (interval + MARGIN_S) + settings.NX_CALL_DEADLINE + settings.NX_LEASE_MARGIN
         return cls(engine, destination.name, interval, lasting, token or uuid4())
 
     def wait(self, still_mine: Callable[[], None] = lambda: None) -> None:
-        """Return when the next call may leave. Raises `RateLimitedError`, and what `still_mine` raises while it sleeps."""
+        """Return when the next call may leave; `leaves` is to follow as it does.
+
+        Raises `RateLimitedError`, and what `still_mine` raises while it sleeps.
+        """
         if self._interval <= 0:
             return
         self._take()
         while (seconds := self._next_call_at - time.monotonic()) > 0:
             time.sleep(min(seconds, SLICE_S))
             still_mine()
+
+    def leaves(self) -> None:
+        """Note that a call leaves now: the interval until the next one begins."""
         self._last_call_at = time.monotonic()
         self._next_call_at = self._last_call_at + self._interval
 
     def wait_patiently(self) -> None:
-        """As `wait`, also for whoever else holds the token."""
+        """As `wait` and `leaves`, also for whoever else holds the token."""
         while True:
             try:
                 self.wait()
             except RateLimitedError:
                 time.sleep(POLL_S)
             else:
+                self.leaves()
                 return
 
     def release(self) -> None:
@@ -87,9 +96,9 @@ class RateLimit:
             if with_row:
                 raise RateLimitedError
             return  # no record was ever sent to it
-        if not self._held and taken.last_call_at is not None:
+        if taken.last_call_at is not None:
             since = (taken.now - taken.last_call_at).total_seconds()
-            self._next_call_at = time.monotonic() + self._interval - since
+            self._next_call_at = max(self._next_call_at, time.monotonic() + self._interval - since)
         self._held = True
 
 

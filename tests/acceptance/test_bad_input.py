@@ -300,7 +300,7 @@ def test_a_wrong_token_is_named_and_the_deliveries_arrive_when_it_is_mended(
     )
     after = lab.delivered(session)
 
-    assert set(after.deliveries.values()) <= {"pending", "waiting"}  # it is not the record's fault: none is given up
+    assert set(after.deliveries.values()) <= {"pending", "retrying"}  # it is not the record's fault: none is given up
     assert after.status == "BUILT_NOT_EXPORTED"
     messages = lab.rows(
         "SELECT DISTINCT destination_name, error_message FROM upload_log WHERE session_identifier = :s", s=session

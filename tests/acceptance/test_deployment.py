@@ -21,7 +21,7 @@ from nexus_tasks.sandbox.waiting import wait_until
 from tests.chaos.audit import audit
 from tests.chaos.audit_objects import Objects
 from tests.chaos.records import expected, records
-from tests.chaos.rows import UNSETTLED, read_rows
+from tests.chaos.rows import UNFINISHED, read_rows
 from tests.deploy.services import Services
 
 RECORDS = 100
@@ -71,7 +71,7 @@ class Installed:
         time.sleep(LOOK_INTERVAL_S)
         self.services.revive()
         rows = read_rows(self.postgres.url)
-        under_way = [row for row in rows.deliveries if row.state in UNSETTLED]
+        under_way = [row for row in rows.deliveries if row.state in UNFINISHED]
         return len(rows.statuses) == count and not under_way and not rows.open_runs
 
     def objects(self) -> Objects:

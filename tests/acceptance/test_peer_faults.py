@@ -343,7 +343,7 @@ def test_killed_in_the_middle_of_a_batch_each_record_arrives_exactly_once(patien
     # a run is lost with its message, or goes on without the attempt when a broker brings the message again at once
     broken_off = """
         SELECT 1 FROM attempt JOIN run ON run.id = run_id JOIN record ON record.id = record_id
-        WHERE session_identifier = ANY(:s) AND (run.state = 'lost' OR attempt.state = 'died')
+        WHERE session_identifier = ANY(:s) AND (run.state = 'lost' OR attempt.state = 'expired')
     """
     assert patient.rows(broken_off, s=identifiers), "nothing was under way"
     for session in identifiers:
@@ -366,7 +366,7 @@ def test_one_destination_unreachable_at_the_start_the_record_is_built_and_sent_t
         assert built.status == 1
         [document] = built.document
         states = {delivery["destination"]: delivery["state"] for delivery in document["deliveries"]}
-        assert states == {"cdcs": "waiting", "elabftw": "succeeded", "labarchives": "succeeded"}
+        assert states == {"cdcs": "retrying", "elabftw": "succeeded", "labarchives": "succeeded"}
         assert document["record_status"] == "BUILT_NOT_EXPORTED"
         assert document["record"] is not None
     patient.wait_until_settled(session)
@@ -429,7 +429,7 @@ def test_best_effort_with_one_failure_is_retried_until_it_arrives(patient: Insta
     patient.wait_until_settled(session)
 
     assert while_away.status == "COMPLETED"
-    assert while_away.deliveries["elabftw"] in {"pending", "waiting"}
+    assert while_away.deliveries["elabftw"] in {"pending", "retrying"}
     assert patient.delivered(session).deliveries == dict.fromkeys(ALL_THREE, "succeeded")
     assert copies(patient.stand_ins, session) == once(record_xml(session))
 

@@ -70,10 +70,10 @@ def _watch(
                 text("SELECT count(*) FROM delivery WHERE destination = ANY(:names) AND state = 'succeeded'"),
                 {"names": list(NOTEBOOKS)},
             ).scalar_one()
-            paused_at = connection.execute(text("SELECT paused_at FROM destination WHERE name = 'cdcs'")).scalar()
-            windows = connection.execute(text('SELECT sum("window") FROM destination')).scalar_one()
-        if paused_at is not None:
-            pauses.add(paused_at)
+            opened_at = connection.execute(text("SELECT opened_at FROM destination WHERE name = 'cdcs'")).scalar()
+            windows = connection.execute(text("SELECT sum(max_in_flight) FROM destination")).scalar_one()
+        if opened_at is not None:
+            pauses.add(opened_at)
             if first_pause_calls is None:
                 time.sleep(POLL_S)  # what was under way when it paused
                 first_pause_calls = client.calls(cdcs_url)["total"]

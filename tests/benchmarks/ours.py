@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 from nexus_tasks.config import Settings
 from nexus_tasks.db import migrate
-from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.export_records import RecordToExport, export_records
+from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import enter
 from nexus_tasks.sandbox import celery_processes

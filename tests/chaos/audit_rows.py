@@ -8,7 +8,7 @@ from nexus_tasks.delivery.rescuer import DEATHS_IN_QUARANTINE
 from nexus_tasks.states import AttemptState, RunKind, SessionStatus
 from tests.chaos.findings import Finding, Kind
 from tests.chaos.records import Expected
-from tests.chaos.rows import OPEN_ATTEMPTS, UNSETTLED, AttemptFacts, DeliveryFacts, LogFacts, Rows
+from tests.chaos.rows import OPEN_ATTEMPTS, UNFINISHED, AttemptFacts, DeliveryFacts, LogFacts, Rows
 
 
 def audit_deliveries(expected: Sequence[Expected], rows: Rows) -> Iterator[Finding]:
@@ -54,7 +54,7 @@ def audit_sessions(expected: Sequence[Expected], rows: Rows) -> Iterator[Finding
         going_on += [
             f"{row.destination} is {row.state}"
             for row in rows.deliveries
-            if row.session == record.session and row.state in UNSETTLED
+            if row.session == record.session and row.state in UNFINISHED
         ]
         if going_on:
             yield Finding(Kind.STUCK, record.session, None, ", ".join(going_on))
@@ -63,7 +63,7 @@ def audit_sessions(expected: Sequence[Expected], rows: Rows) -> Iterator[Finding
 def audit_log(rows: Rows) -> Iterator[Finding]:
     """One row for each attempt that was answered, or whose death failed its delivery, and no row else.
 
-    Of equal successes (the same session, destination and digest of the inputs) only one may be in the log.
+    Of equal successes (the same session, destination and fingerprint of the inputs) only one may be in the log.
     """
     attempts = {row.id: row for row in rows.attempts}
     due = {row.id for row in _to_be_logged(rows)}
@@ -86,7 +86,7 @@ def audit_log(rows: Rows) -> Iterator[Finding]:
         elif row.success != (attempt.state == AttemptState.SUCCEEDED):
             yield _finding(row, f"row {row.id} says success = {row.success}, attempt {attempt.id} is {attempt.state}")
         elif row.success:
-            key = (row.session, row.destination, attempt.digest)
+            key = (row.session, row.destination, attempt.input_fingerprint)
             successes[key] += 1
             if successes[key] > 1:
                 yield _finding(row, f"row {row.id} is success number {successes[key]} with the same inputs")

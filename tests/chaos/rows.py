@@ -5,8 +5,8 @@ from typing import Any
 
 import psycopg
 
-OPEN_ATTEMPTS = frozenset({"planned", "started"})
-UNSETTLED = frozenset({"pending", "waiting"})
+OPEN_ATTEMPTS = frozenset({"planned", "started", "orphaned"})
+UNFINISHED = frozenset({"pending", "retrying"})
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class DeliveryFacts:
 
 @dataclass(frozen=True)
 class AttemptFacts:
-    """An attempt; `digest` is that of the inputs it sent, where attempts store one."""
+    """An attempt; `input_fingerprint` is that of the inputs it sent."""
 
     id: int
     delivery_id: int
     session: str
     destination: str
     state: str
-    digest: str | None = None
+    input_fingerprint: str | None = None
     error_message: str | None = None
     run_kind: str = "normal"
 
@@ -69,7 +69,7 @@ def read_rows(url: str) -> Rows:
             "ORDER BY delivery.id"
         ).fetchall()
         attempts = connection.execute(
-            "SELECT session_identifier, destination, to_jsonb(attempt), run.kind FROM attempt "
+            "SELECT session_identifier, delivery.destination, to_jsonb(attempt), run.kind FROM attempt "
             "JOIN delivery ON delivery.id = delivery_id JOIN record ON record.id = delivery.record_id "
             "JOIN run ON run.id = run_id ORDER BY attempt.id"
         ).fetchall()
@@ -93,9 +93,15 @@ def _delivery(session: str, row: dict[str, Any]) -> DeliveryFacts:
 
 
 def _attempt(session: str, destination: str, row: dict[str, Any], kind: str) -> AttemptFacts:
-    digest = next((value for name, value in row.items() if "digest" in name), None)
     return AttemptFacts(
-        row["id"], row["delivery_id"], session, destination, row["state"], digest, row["error_message"], kind
+        row["id"],
+        row["delivery_id"],
+        session,
+        destination,
+        row["state"],
+        row["input_fingerprint"],
+        row["error_message"],
+        kind,
     )
 
 

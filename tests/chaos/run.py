@@ -156,7 +156,7 @@ def _wait_for_late_objects(havoc: Havoc) -> None:
 
 def _progress(say: Say) -> Callable[[Standing], None]:
     def show(standing: Standing) -> None:
-        say(f"settling: {standing.unsettled} deliveries due, {standing.open_runs} runs open")
+        say(f"settling: {standing.unfinished} deliveries due, {standing.open_runs} runs open")
 
     return show
 

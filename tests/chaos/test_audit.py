@@ -80,7 +80,7 @@ def good_rows() -> Rows:
         for name in sorted(record.destinations):
             number = len(deliveries) + 1
             deliveries.append(DeliveryFacts(number, record.session, name, "succeeded"))
-            attempts.append(AttemptFacts(number, number, record.session, name, "succeeded", "digest"))
+            attempts.append(AttemptFacts(number, number, record.session, name, "succeeded", "fingerprint"))
             log.append(LogFacts(number, record.session, name, 1, number))
     statuses = {record.session: "COMPLETED" for record in WANTED}
     return Rows(statuses, tuple(deliveries), tuple(attempts), tuple(log), ())
@@ -219,16 +219,16 @@ class TestLogRows:
 
     def test_must_not_be_about_an_attempt_that_was_not_answered(self) -> None:
         rows = good_rows()
-        lost = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "died")
+        lost = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "expired")
         row = LogFacts(99, WANTED[0].session, "cdcs", 0, 90)
         assert counts(rows=replace(rows, attempts=(*rows.attempts, lost))) == {}
         both = replace(rows, attempts=(*rows.attempts, lost), log=(*rows.log, row))
         assert counts(rows=both) == {"extra_log_rows": 1}
 
-    @pytest.mark.parametrize(("second_digest", "extra"), [("digest", 1), ("another", 0), (None, 0)])
-    def test_one_success_for_the_same_inputs(self, second_digest: str | None, extra: int) -> None:
+    @pytest.mark.parametrize(("second", "extra"), [("fingerprint", 1), ("another", 0), (None, 0)])
+    def test_one_success_for_the_same_inputs(self, second: str | None, extra: int) -> None:
         rows = good_rows()
-        again = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "succeeded", second_digest)
+        again = AttemptFacts(90, 1, WANTED[0].session, "cdcs", "succeeded", second)
         row = LogFacts(99, WANTED[0].session, "cdcs", 1, 90)
         both = replace(rows, attempts=(*rows.attempts, again), log=(*rows.log, row))
         assert counts(rows=both).get("extra_log_rows", 0) == extra
@@ -242,13 +242,13 @@ class TestDoomed:
     wanted = replace(WANTED[0], destinations=WANTED[0].destinations | {"copies"}, doomed=frozenset({"copies"}))
 
     reason = "The worker died 5 times"
-    kinds = ("normal", "normal", "alone", "alone", "alone")
+    kinds = ("normal", "normal", "quarantine", "quarantine", "quarantine")
 
     def findings(self, state: str, reason: str | None, kinds: tuple[str, ...] = kinds) -> list[Finding]:
         rows, status = good_rows(), "BUILT_NOT_EXPORTED"
         delivery = DeliveryFacts(50, self.wanted.session, "copies", state, reason)
         deaths = [
-            AttemptFacts(50 + number, 50, self.wanted.session, "copies", "died", run_kind=kind)
+            AttemptFacts(50 + number, 50, self.wanted.session, "copies", "expired", run_kind=kind)
             for number, kind in enumerate(kinds)
         ]
         row = LogFacts(50, self.wanted.session, "copies", 0, deaths[-1].id)
@@ -268,12 +268,12 @@ class TestDoomed:
     def test_is_wrong_without_its_deaths_as_the_reason(self, reason: str | None) -> None:
         assert [finding.kind for finding in self.findings("failed", reason)] == [Kind.LOST]
 
-    @pytest.mark.parametrize("kinds", [kinds[1:], ("normal", "alone", "alone", "normal", "alone")])
+    @pytest.mark.parametrize("kinds", [kinds[1:], ("normal", "quarantine", "quarantine", "normal", "quarantine")])
     def test_is_wrong_when_it_failed_by_other_deaths_than_its_own_alone(self, kinds: tuple[str, ...]) -> None:
         assert [finding.kind for finding in self.findings("failed", self.reason, kinds)] == [Kind.LOST]
 
     def test_is_stuck_while_it_is_tried_for_ever(self) -> None:
-        assert {finding.kind for finding in self.findings("waiting", "again")} >= {Kind.STUCK, Kind.LOST}
+        assert {finding.kind for finding in self.findings("retrying", "again")} >= {Kind.STUCK, Kind.LOST}
 
 
 class TestStuck:

@@ -19,7 +19,7 @@ _STANDING = """
 SELECT (SELECT count(*) FROM record),
        (SELECT count(*) FROM delivery WHERE state IN ('pending', 'retrying')),
        (SELECT count(*) FROM run WHERE state = 'open'),
-       (SELECT count(*) FROM attempt WHERE state IN ('planned', 'started')),
+       (SELECT count(*) FROM attempt WHERE state IN ('planned', 'started', 'orphaned')),
        (SELECT count(*) FROM run),
        (SELECT count(*) FROM session_log WHERE record_status = 'COMPLETED')
 """
@@ -30,7 +30,7 @@ class Standing:
     """Where the records stand, in numbers."""
 
     records: int
-    unsettled: int  # deliveries
+    unfinished: int  # deliveries
     open_runs: int
     open_attempts: int
     runs: int
@@ -38,7 +38,7 @@ class Standing:
 
     def settled(self, records: int) -> bool:
         """Whether all so many records are there, and nothing is left to do."""
-        return self.records == records and not (self.unsettled or self.open_runs or self.open_attempts)
+        return self.records == records and not (self.unfinished or self.open_runs or self.open_attempts)
 
 
 class Watch:

@@ -21,14 +21,15 @@ from tests.requirements import wanted
 BASE = manifests(KUBERNETES / "base")
 KEDA = "keda.sh/v1alpha1"
 ROWS = """
-    INSERT INTO destination (name, "window") VALUES ('cdcs', 16), ('elabftw', 16), ('labarchives', 1), ('archive', 16);
+    INSERT INTO destination (name, max_in_flight)
+    VALUES ('cdcs', 16), ('elabftw', 16), ('labarchives', 1), ('archive', 16);
     INSERT INTO record (session_identifier, instrument_pid, dt_from, dt_to, timezone, document, sha256, activities,
         strategy) VALUES ('one', 'SEM', now(), now(), 'UTC', 'x', 'x', '[]', 'all');
     INSERT INTO run (record_id, token, expected_by) VALUES (1, gen_random_uuid(), now());
     INSERT INTO delivery (record_id, destination, priority, depends_on, requires, updates, state, next_attempt_at)
-    VALUES (1, 'cdcs', 100, '{}', '{}', true, 'pending', NULL), (1, 'elabftw', 85, '{}', '{}', true, 'retrying', now()),
+    VALUES (1, 'cdcs', 100, '{}', '{}', true, 'pending', now()), (1, 'elabftw', 85, '{}', '{}', true, 'retrying', now()),
         (1, 'labarchives', 90, '{}', '{}', true, 'retrying', now() + interval '1 hour'),
-        (1, 'archive', 10, '{}', '{}', true, 'succeeded', NULL);
+        (1, 'archive', 10, '{}', '{}', true, 'succeeded', now());
     INSERT INTO build_request (session_identifier, rebuild, not_before, begun_at, ended_at)
     VALUES ('new', false, NULL, NULL, NULL),
         ('its files may be there', false, now(), NULL, NULL),
@@ -193,7 +194,7 @@ def test_every_query_counts_what_is_to_be_done(database_url: str) -> None:
             rows = [connection.execute(query).fetchone() for query in queries(scaler)]
             counted[name.removeprefix("worker-")] = [row[0] for row in rows if row is not None]
         assert counted == DUE
-        connection.execute("UPDATE destination SET held = true")  # nothing is due where nothing may go
+        connection.execute("UPDATE destination SET paused = true")  # nothing is due where nothing may go
         [query] = queries(of_kind("ScaledObject")["worker-cdcs"])
         assert connection.execute(query).fetchone() == (0,)
         connection.rollback()

@@ -13,7 +13,7 @@ from nexus_tasks import celery
 from nexus_tasks.cli import cli
 from nexus_tasks.config import Settings, load_settings
 from nexus_tasks.db import workers
-from nexus_tasks.delivery import attempt, recovery
+from nexus_tasks.delivery import attempt, rescuer
 from nexus_tasks.monitoring import attention
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.settings_guide import GUIDE, written
@@ -73,7 +73,7 @@ def test_the_times_on_the_pages_are_those_of_the_code() -> None:
     assert "five records in a row" in failures
     assert "30 s, doubling to 10 minutes" in failures
     assert attempt.LONGEST_WAIT_IN_A_RUN_S == 30
-    assert recovery.DEATHS_IN_QUARANTINE == 3
+    assert rescuer.DEATHS_IN_QUARANTINE == 3
     assert f"`NX_CALL_DEADLINE`, {DEFAULTS['NX_CALL_DEADLINE']:g} s" in operating  # SIGTERM has no limit of its own
     assert f"{celery.SOFT_SHUTDOWN_S} s" not in operating
     assert re.search(rf"SIGQUIT and the second Ctrl-C[^.]*{celery.SOFT_SHUTDOWN_S} s", page("scaling"))

@@ -45,7 +45,7 @@ from tests.integration.delivery.by_hand import (
     work_again,
 )
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
+PENDING, RETRYING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -155,7 +155,7 @@ def test_retry_of_what_has_failed_takes_along_what_was_skipped_because_of_it(dep
 
 
 def test_retry_goes_through_more_records_than_it_takes_at_once(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr(admin, "RECORDS_AT_ONCE", 2)
     deployment = deploy(cdcs(answer=raising(PermanentError("no"))))
     hand_over(deployment, *records_to_export(5))
     for record_id in range(1, 6):
@@ -227,7 +227,7 @@ def test_abandoning_what_others_require_skips_them(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("commits", range(3))
-def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_settles(
+def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_reconciles(
     deploy: Deploy, commits: int
 ) -> None:
     deployment = deploy(cdcs(answer=raising(TransientError("away"))), elabftw(requires=("cdcs",), depends_on=()))
@@ -236,7 +236,7 @@ def test_an_abandoning_that_is_killed_at_any_moment_leaves_nothing_that_nobody_s
     with killed_after_commits(deployment, commits):
         admin.abandon(deployment, SESSION, "cdcs")
     assert states_of(deployment) in (
-        {"cdcs": WAITING, "elabftw": PENDING},
+        {"cdcs": RETRYING, "elabftw": PENDING},
         {"cdcs": FAILED, "elabftw": SKIPPED},
     )
 
@@ -381,7 +381,7 @@ def test_backfill_sends_nothing_that_the_strategy_does_not_want_not_even_when_it
 def test_backfill_goes_through_more_records_than_it_takes_at_once(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operate, "RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr(admin, "RECORDS_AT_ONCE", 2)
     hand_over(deploy(cdcs()), *records_to_export(5))
     deployment = deploy(cdcs(), elabftw())
     assert admin.backfill(deployment, "elabftw") == 5
@@ -480,7 +480,7 @@ def test_after_a_restore_a_session_that_is_handed_over_again_is_looked_up_first(
 
 
 @pytest.mark.parametrize("commits", range(3))
-def test_a_call_after_a_restore_that_is_killed_and_made_again_settles_what_the_backup_knew(
+def test_a_call_after_a_restore_that_is_killed_and_made_again_reconciles_what_the_backup_knew(
     deploy: Deploy, commits: int
 ) -> None:
     deployment = deploy(cdcs())

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import archive
+from nexus_tasks.delivery import admin, archive
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
 from nexus_tasks.delivery.prune import BATCH, Pruned, prune
 from nexus_tasks.delivery.reconcile import reconcile
@@ -121,7 +121,7 @@ def test_what_people_read_is_the_same_afterwards(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("error", [TransientError("away"), None], ids=["waits", "is on its way"])
-def test_nothing_of_a_delivery_that_is_not_settled_goes(deploy: Deploy, error: Exception | None) -> None:
+def test_nothing_of_a_delivery_that_is_not_final_goes(deploy: Deploy, error: Exception | None) -> None:
     deployment = deploy(cdcs(), elabftw(answer=raising(error) if error else None))
     hand_over(deployment)
     try_once(deployment, "cdcs")
@@ -138,7 +138,7 @@ def test_an_answer_that_is_not_in_the_log_yet_keeps_its_run(deploy: Deploy) -> N
     deployment = deploy(cdcs())
     hand_over(deployment)
     try_once(deployment, "cdcs")
-    with transaction(deployment.engine) as connection:  # closed by a dispatch that died before it could settle
+    with transaction(deployment.engine) as connection:  # closed by a dispatch that died before it could reconcile
         connection.execute(text("UPDATE run SET state = 'lost', closed_at = now() - interval '1000 days'"))
     assert pruned(deployment) == NOTHING
     reconcile(deployment.engine, 1)

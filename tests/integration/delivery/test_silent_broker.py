@@ -18,7 +18,7 @@ from sqlalchemy import text
 import nexus_tasks.celery as celery_module
 from nexus_tasks.broker import queue_lengths
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import dispatch as planner
+from nexus_tasks.delivery import rescuer
 from nexus_tasks.delivery.canvas import COLLECT
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.sandbox.valkey import EmbeddedValkey
@@ -122,7 +122,7 @@ def test_no_row_is_locked_while_the_broker_is_asked(
         asked.append(args)
         return queue_lengths(*args)
 
-    monkeypatch.setattr(planner, "queue_lengths", ask)
+    monkeypatch.setattr(rescuer, "queue_lengths", ask)
     assert send(deployment) == 1
     assert len(asked) == 1
 

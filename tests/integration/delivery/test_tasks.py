@@ -12,13 +12,12 @@ from sqlalchemy import text
 from nexus_tasks import task_base
 from nexus_tasks.db import destinations
 from nexus_tasks.db.engine import DatabaseError, transaction
-from nexus_tasks.delivery import tasks
 from nexus_tasks.delivery.documents import ARCHIVE_FOLDER
+from nexus_tasks.delivery.rate_limit import RateLimitedError
 from nexus_tasks.delivery.reconcile import reconcile
-from nexus_tasks.delivery.turns import NotYourTurnError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ExportContext, ExportResult, TransientError
-from nexus_tasks.states import AttemptState, DeliveryState, SessionStatus
+from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
 from tests.integration.delivery.by_hand import (
     SESSION,
     Deploy,
@@ -31,6 +30,7 @@ from tests.integration.delivery.by_hand import (
     hand_over,
     labarchives,
     log_of,
+    lose_open_runs,
     message_for,
     messages_in,
     pass_time,
@@ -115,7 +115,7 @@ def test_a_try_may_wait_for_its_turn_any_number_of_times(deploy: Deploy, work_fo
 
     def fortieth_time(_: ExportContext) -> ExportResult:
         if len(plugin.contexts) < 40:
-            raise NotYourTurnError(1)
+            raise RateLimitedError(1)
         return success("cdcs")
 
     plugin.answer = fortieth_time
@@ -129,7 +129,7 @@ def test_a_plugin_that_does_not_come_back_is_tried_again_later(deploy: Deploy, w
     hand_over(deployment)
     result = take(deployment, message_for(deployment, "cdcs")).result
     assert result["state"] == "transient"
-    assert "did not come back within 900 s" in result["error_message"]
+    assert "did not return within 900 s" in result["error_message"]
 
 
 def test_a_message_that_is_not_wanted_leaves_no_result(deploy: Deploy, work_for: WorkFor) -> None:
@@ -153,29 +153,27 @@ def test_a_worker_that_lost_its_lease_leaves_no_result(deploy: Deploy, work_for:
         deployment.app.tasks["export.cdcs"].run(attempt_id=message.attempt_id, run=message.run, session=SESSION)
 
 
-def test_a_task_that_ends_after_its_run_was_closed_settles_and_sends(
-    deploy: Deploy, work_for: WorkFor, broker_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_task_that_ends_after_its_run_was_lost_leaves_the_next_run_alone(
+    deploy: Deploy, work_for: WorkFor, broker_url: str
 ) -> None:
-    settled: list[int] = []
-
-    def recording(engine: Any, record_id: int) -> Any:
-        settled.append(record_id)
-        return reconcile(engine, record_id)
+    """Who loses a run reconciles it in the same transaction: nothing is left for the task to make up for."""
 
     def answer(_: ExportContext) -> ExportResult:
         empty_broker(broker_url)
-        with transaction(deployment.engine) as connection:  # given up by somebody who has not come to settle it
-            connection.execute(text("UPDATE attempt SET state = 'died', ended_at = now(), lease_token = NULL"))
-            connection.execute(text("UPDATE run SET state = 'lost', closed_at = now()"))
+        lose_open_runs(deployment)
+        assert send(deployment) == 1
         return success("cdcs")
 
-    monkeypatch.setattr(tasks, "settle", recording)
     deployment = work_for(deploy(cdcs(answer=answer)))
     hand_over(deployment)
-    assert take(deployment, message_for(deployment, "cdcs")).successful()
-    assert settled == [1]
+    assert take(deployment, message_for(deployment, "cdcs")).result == {}
     assert states_of(deployment) == {"cdcs": DeliveryState.PENDING}
+    assert [(row.state, row.run_state) for row in attempts_of(deployment)] == [
+        (AttemptState.EXPIRED, RunState.LOST),
+        (AttemptState.PLANNED, RunState.OPEN),
+    ]
     assert messages_in(broker_url, "export.cdcs") == {"export.cdcs": 1}
+    assert log_of(deployment) == []
 
 
 def test_the_end_of_an_attempt_at_a_full_destination_sends_the_next(
@@ -189,13 +187,13 @@ def test_the_end_of_an_attempt_at_a_full_destination_sends_the_next(
     message_for(deployment, "cdcs", 2)
 
 
-def test_finalize_settles_archives_and_sends_what_is_due_next(deploy: Deploy, work_for: WorkFor) -> None:
+def test_finalize_reconciles_archives_and_sends_what_is_due_next(deploy: Deploy, work_for: WorkFor) -> None:
     failing = cdcs(answer=raising(TransientError("away")))
     deployment = work_for(deploy(failing, elabftw(depends_on=()), NX_EXPORT_STRATEGY="first_success"))
     hand_over(deployment)
     take(deployment, message_for(deployment, "cdcs"))
     result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 1, "session": SESSION}).result
-    assert result["deliveries"] == {"cdcs": "waiting", "elabftw": "pending"}
+    assert result["deliveries"] == {"cdcs": "retrying", "elabftw": "pending"}
     take(deployment, message_for(deployment, "elabftw"), "elabftw")
     result = deployment.app.tasks["finalize"].apply(kwargs={"run_id": 2, "session": SESSION}).result
     assert result["record_status"] == "COMPLETED"
@@ -218,7 +216,7 @@ def test_finalize_sends_what_is_due_next_although_a_document_cannot_be_moved(
 
 def windows_of(deployment: Deployment) -> dict[str, int]:
     with transaction(deployment.engine) as connection:
-        return {row.name: row.window for row in destinations.all_rows(connection)}
+        return {row.name: row.max_in_flight for row in destinations.all_rows(connection)}
 
 
 def test_a_window_is_what_the_settings_of_the_workers_that_dispatch_say(deploy: Deploy, work_for: WorkFor) -> None:

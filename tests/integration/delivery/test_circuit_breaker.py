@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from nexus_tasks.db.engine import transaction
-from nexus_tasks.delivery import attempt
+from nexus_tasks.delivery import admin, attempt
 from nexus_tasks.delivery.reconcile import reconcile
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, NothingDoneError, PermanentError, TransientError
@@ -64,12 +64,12 @@ def test_five_records_failing_in_a_row_pause_a_destination_and_four_do_not(deplo
     deployment = deploy(plugin)
     hand_over(deployment, *records_to_export(5))
     for record_id in range(1, 6):
-        assert breaker_of(deployment, "cdcs").well
+        assert breaker_of(deployment, "cdcs").closed
         work(deployment, "cdcs", record_id=record_id)
-    health = breaker_of(deployment, "cdcs")
+    breaker = breaker_of(deployment, "cdcs")
     assert not breaker.closed
-    assert health.reason == "CDCS is away"
-    assert sorted(health.failing_records) == [1, 2, 3, 4, 5]
+    assert breaker.reason == "CDCS is away"
+    assert sorted(breaker.failing_records) == [1, 2, 3, 4, 5]
 
 
 def test_the_short_tries_of_one_record_do_not_pause_a_destination(deploy: Deploy) -> None:
@@ -77,7 +77,7 @@ def test_the_short_tries_of_one_record_do_not_pause_a_destination(deploy: Deploy
     hand_over(deployment)
     for _ in range(6):
         schedule_retry(deployment, started(deployment, "cdcs"), AWAY)
-    assert breaker_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").closed
 
 
 def test_a_try_that_finds_its_destination_paused_makes_no_call_and_is_not_counted_or_logged(deploy: Deploy) -> None:
@@ -122,7 +122,7 @@ def test_a_probe_of_one_destination_takes_no_record_that_goes_to_another_first(d
     deployment = deploy(cdcs(), elabftw(depends_on=depends_on), NX_EXPORT_STRATEGY=strategy)
     admin.pause(deployment, "elabftw")
     with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE destination SET held = false, paused_at = now(), not_before = now()"))
+        connection.execute(text("UPDATE destination SET paused = false, opened_at = now(), open_until = now()"))
     hand_over(deployment)
     assert open_destinations(deployment) == {"cdcs"}
 
@@ -166,9 +166,9 @@ def test_a_probe_that_succeeds_lifts_the_pause_and_the_others_follow(deploy: Dep
     make_retrying_due(deployment)
     pass_time(deployment, 31)
     assert send(deployment) == 1
-    assert not breaker_of(deployment, "cdcs").well
+    assert not breaker_of(deployment, "cdcs").closed
     assert work(deployment, "cdcs", record_id=1).record_status is SessionStatus.COMPLETED
-    assert breaker_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").closed
     assert send(deployment) == 4
 
 
@@ -181,7 +181,7 @@ def test_a_probe_that_is_refused_for_good_is_an_answer(deploy: Deploy, error: Ex
     send(deployment)
     plugin.answer = raising(error)
     work(deployment, "cdcs", record_id=1)
-    assert breaker_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").closed
 
 
 def test_a_probe_that_fails_doubles_the_pause_and_is_not_tried_again_in_its_run(deploy: Deploy) -> None:
@@ -192,7 +192,7 @@ def test_a_probe_that_fails_doubles_the_pause_and_is_not_tried_again_in_its_run(
     send(deployment)
     this = started(deployment, "cdcs", 1)
     assert this.probe
-    assert not attempt.can_be_tried_again(deployment.engine, this, AWAY)
+    assert not attempt.can_be_retried(deployment.engine, this, AWAY)
     finish(deployment, this, AWAY)
     reconcile(deployment.engine, 1)
     make_retrying_due(deployment)
@@ -244,9 +244,12 @@ def test_a_configuration_failure_pauses_at_once_and_everything_catches_up_with_t
         reconcile(deployment.engine, record_id)
     pass_time(deployment, 31)
     assert send(deployment) == 1
-    work(deployment, "cdcs", record_id=1)
+    [(probed, kind)] = open_runs(deployment)
+    assert kind is RunKind.PROBE
+    assert work(deployment, "cdcs", record_id=probed).record_status is SessionStatus.COMPLETED
     assert send(deployment) == 2
-    assert [work(deployment, "cdcs", record_id=number).record_status for number in (2, 3)] == [
+    others = {1, 2, 3} - {probed}
+    assert [work(deployment, "cdcs", record_id=number).record_status for number in others] == [
         SessionStatus.COMPLETED
     ] * 2
 
@@ -259,14 +262,14 @@ def test_a_long_retry_after_pauses_the_destination_for_as_long(
     deployment = deploy(cdcs(answer=raising(busy)))
     hand_over(deployment)
     this = started(deployment, "cdcs")
-    assert attempt.can_be_tried_again(deployment.engine, this, busy) is not pauses
+    assert attempt.can_be_retried(deployment.engine, this, busy) is not pauses
     finish(deployment, this, busy)
-    health = breaker_of(deployment, "cdcs")
+    breaker = breaker_of(deployment, "cdcs")
     assert breaker.closed is not pauses
     if pauses:
-        assert health.not_before is not None
-        assert health.paused_at is not None
-        assert (health.not_before - health.paused_at).total_seconds() == retry_after
+        assert breaker.open_until is not None
+        assert breaker.opened_at is not None
+        assert (breaker.open_until - breaker.opened_at).total_seconds() == retry_after
 
 
 def test_a_broken_document_says_nothing_about_the_destination(deploy: Deploy) -> None:
@@ -275,14 +278,14 @@ def test_a_broken_document_says_nothing_about_the_destination(deploy: Deploy) ->
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE record SET document = 'gone.xml'"))
     assert try_once(deployment, "cdcs")["state"] == "transient"
-    assert breaker_of(deployment, "cdcs").well
+    assert breaker_of(deployment, "cdcs").closed
 
 
 def test_a_refused_connection_counts_like_any_other_failure(deploy: Deploy) -> None:
     deployment = deploy(cdcs(), NX_PAUSE_AFTER=1)
     hand_over(deployment)
     finish(deployment, started(deployment, "cdcs"), NothingDoneError("refused"))
-    assert not breaker_of(deployment, "cdcs").well
+    assert not breaker_of(deployment, "cdcs").closed
 
 
 def test_a_paused_destination_is_probed_although_its_only_record_seems_to_kill_workers(deploy: Deploy) -> None:
@@ -303,7 +306,7 @@ def test_a_probe_respects_the_window(deploy: Deploy) -> None:
     hand_over(deployment, *records_to_export(2))
     schedule_retry(deployment, started(deployment, "labarchives", 1), TransientError("busy"))
     with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE destination SET paused_at = now(), not_before = now()"))
+        connection.execute(text("UPDATE destination SET opened_at = now(), open_until = now()"))
     assert send(deployment) == 0
     assert [row for row, _ in open_runs(deployment)] == [1]
 
@@ -322,7 +325,7 @@ def test_first_success_sends_no_probe_elsewhere_while_it_is_unknown_what_one_des
     hand_over(deployment)
     work(deployment, "cdcs")
     with transaction(deployment.engine) as connection:
-        connection.execute(text("UPDATE destination SET paused_at = now(), not_before = now() WHERE name = 'elabftw'"))
+        connection.execute(text("UPDATE destination SET opened_at = now(), open_until = now() WHERE name = 'elabftw'"))
     assert send(deployment) == 0
     assert attempt_states(deployment) == [("cdcs", AttemptState.TRANSIENT)]
 
@@ -358,9 +361,9 @@ def test_an_operators_pause_outlasts_what_was_in_a_try(deploy: Deploy, outcome: 
     this = started(deployment, "cdcs")
     admin.pause(deployment, "cdcs")
     finish(deployment, this, outcome)
-    health = breaker_of(deployment, "cdcs")
-    assert health.held
-    assert health.reason
+    breaker = breaker_of(deployment, "cdcs")
+    assert breaker.paused
+    assert breaker.reason
 
 
 def test_resume_sends_what_a_failing_destination_has_left_due(deploy: Deploy) -> None:

@@ -330,20 +330,20 @@ def test_the_identifiers_of_earlier_calls_are_committed_with_the_intent_of_the_n
     before_second: list[dict[str, Any]] = []
 
     def second() -> str:
-        before_second.append(remote_of(deployment, "cdcs"))
+        before_second.append(remote_of(made, "cdcs"))
         return "8"
 
     def answer(context: ExportContext) -> ExportResult:
         context.checkpoint.create("record", lambda: "7", find=lambda: None)
         return success("cdcs", context.checkpoint.create("attachment", second, find=lambda: None))
 
-    deployment = deploy(cdcs(answer=answer))
-    hand_over(deployment)
-    work(deployment, "cdcs")
+    made = deploy(cdcs(answer=answer))
+    hand_over(made)
+    work(made, "cdcs")
     [known] = before_second
     assert known["record"] == {"id": "7", "content": None}
     assert "unresolved_until" in known["attachment"]
-    assert remote_of(deployment, "cdcs")["attachment"]["id"] == "8"
+    assert remote_of(made, "cdcs")["attachment"]["id"] == "8"
 
 
 @pytest.fixture
@@ -373,15 +373,15 @@ def test_what_cannot_be_looked_up_is_kept_at_once_although_the_database_is_away_
 
     def answer(context: ExportContext) -> ExportResult:
         identifier = context.checkpoint.create("record", remote.create)
-        known.append(remote_of(deployment, "cdcs")["record"])
+        known.append(remote_of(made, "cdcs")["record"])
         return success("cdcs", identifier)
 
-    deployment = deploy(cdcs(answer=answer))
-    hand_over(deployment)
+    made = deploy(cdcs(answer=answer))
+    hand_over(made)
     remote.then = lambda: refused.extend(database_goes_away())
-    go_on(deployment, started(deployment, "cdcs"))
+    go_on(made, started(made, "cdcs"))
     assert known == [{"id": "1", "content": None}]
-    assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED}
+    assert states_of(made) == {"cdcs": DeliveryState.SUCCEEDED}
 
 
 def test_an_end_is_written_although_the_database_is_away_for_a_while(

@@ -18,18 +18,19 @@ from nexus_tasks.db import destinations
 from nexus_tasks.exporters.base import ExportDestination
 from nexus_tasks.exporters.registry import interval_of, window_of
 
-BUSY_RETRY_S = 5.0  # until an attempt asks again for a token that somebody else holds
+BUSY_RETRY_S = 5.0  # until an attempt that has given its worker back goes on
 POLL_S = 0.5  # of a check that waits for the token
 SLICE_S = 10.0  # of a long sleep, after which the lease is looked at
+MOST_SLEEP_S = 600.0  # of one try, well below a task's time limit; the next try goes on from its checkpoint
 MARGIN_S = 0.1  # added to every interval: from here to the service, a call does not always take the same time
 
 
 class RateLimitedError(Exception):
-    """Somebody else may call the destination now; the attempt asks again after some seconds."""
+    """The attempt gives the worker back for some seconds, and goes on then."""
 
-    def __init__(self, seconds: float = BUSY_RETRY_S) -> None:
-        super().__init__(f"another caller holds the rate limit; next try in {seconds:.0f} s")
-        self.seconds = seconds
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; next try in {BUSY_RETRY_S:.0f} s")
+        self.seconds = BUSY_RETRY_S
 
 
 class RateLimit:
@@ -42,6 +43,7 @@ class RateLimit:
         self._lasting = timedelta(seconds=lasting)
         self._token = token
         self._held = False
+        self._slept = 0.0  # seconds, in this try
         self._next_call_at = 0.0  # these two on the monotonic clock
         self._last_call_at: float | None = None
 
@@ -61,8 +63,11 @@ class RateLimit:
         if self._interval <= 0:
             return
         self._take()
+        if self._slept > MOST_SLEEP_S:
+            raise RateLimitedError(f"the rate limit has held this try up for {self._slept:.0f} s")
         while (seconds := self._next_call_at - time.monotonic()) > 0:
             time.sleep(min(seconds, SLICE_S))
+            self._slept += min(seconds, SLICE_S)
             still_mine()
 
     def leaves(self) -> None:
@@ -94,7 +99,7 @@ class RateLimit:
         if taken is None:
             with_row = destinations.is_known(self._engine, self._destination)
             if with_row:
-                raise RateLimitedError
+                raise RateLimitedError("another caller holds the rate limit")
             return  # no record was ever sent to it
         if taken.last_call_at is not None:
             since = (taken.now - taken.last_call_at).total_seconds()

@@ -16,6 +16,7 @@ from http.client import HTTPException
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -172,12 +173,26 @@ class _WatchedSecurePool(HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """A requests adapter whose connections obey the `Deadline` around the call; it keeps one connection alive."""
+    """A requests adapter for one host whose connections obey the `Deadline` around the call; it keeps one alive."""
 
     _pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _WatchedPool, "https": _WatchedSecurePool}
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._found: dict[tuple[Any, ...], HTTPConnectionPool] = {}
+
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        """See `HTTPAdapter`, which takes the address apart for every call."""
+        key = (verify, cert, *sorted((proxies or {}).items()))
+        if key not in self._found:
+            self._found[key] = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+        return self._found[key]
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """See `HTTPAdapter`, which looks for a proxy in whatever case."""
+        return super().request_url(request, proxies) if proxies else request.path_url
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """See `HTTPAdapter.init_poolmanager`."""

@@ -7,6 +7,7 @@ fill what is left, as data URIs.
 
 import base64
 import html
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -221,6 +222,9 @@ def _there_or_not(preview: Path) -> Iterator[None]:
 
 
 def _shown(path: Path, root: Path | None) -> str:
+    if root is not None and root.is_absolute():
+        whole, start = str(path), os.path.join(root, "")  # noqa: PTH118 - paths are compared as text, in no time
+        return whole.removeprefix(start) if whole.startswith(start) else path.name
     return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else path.name
 
 
@@ -233,4 +237,4 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _size(text: str) -> int:
-    return len(text.encode("utf-8"))
+    return len(text) if text.isascii() else len(text.encode("utf-8"))

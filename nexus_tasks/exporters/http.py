@@ -14,23 +14,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
+from requests.structures import CaseInsensitiveDict
+from requests.utils import check_header_validity
 
 from nexus_tasks import __version__
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, TransientError
+from nexus_tasks.exporters.http_body import Body, Files, address, encoded, form_body, json_body, multipart_body
 from nexus_tasks.exporters.http_deadline import Deadline, DeadlineAdapter
 from nexus_tasks.exporters.http_failures import (
     Answer,
     Call,
     Service,
     broken_call,
+    can_be_sent,
     did_not_answer,
     refusal,
     unsendable_credentials,
@@ -41,6 +44,7 @@ LONGEST_IDLE = 30.0  # seconds; a firewall may have forgotten an older connectio
 LARGEST_ANSWER = 64_000_000  # bytes
 MOST_REDIRECTS = 3
 
+_OWN_HEADERS = {"User-Agent": f"nexus-tasks/{__version__}", "Accept-Encoding": "gzip, deflate"}
 _connections = threading.local()
 _before_call: ContextVar[Callable[[], None] | None] = ContextVar("nexus_tasks_before_call", default=None)
 
@@ -81,6 +85,7 @@ class ServiceSession:
         self._base_url = base_url.rstrip("/") + "/"
         self._headers = dict(headers)
         self._secrets = secrets
+        self._sendable = can_be_sent(self._headers)
 
     def call(
         self,
@@ -89,8 +94,8 @@ class ServiceSession:
         *,
         params: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         json: Any = None,
-        data: bytes | Mapping[str, str] | None = None,
-        files: Mapping[str, tuple[str, bytes, str]] | None = None,
+        data: Body | bytes | Mapping[str, str] | None = None,
+        files: Files | None = None,
         headers: Mapping[str, str] | None = None,
         writes: bool | None = None,
     ) -> Answer:
@@ -98,55 +103,71 @@ class ServiceSession:
 
         `writes` says that the call changes something, which every method but GET and HEAD is taken to do: such a call
         is never redirected. Other calls follow a redirect on the same host. Raises `TransientError` or
-        `ConfigurationError` when there is no whole answer. `json`, `data` and `files` are as requests has them; files
-        are given as bytes, so that a second try sends them again. `params` that hold for a short while only are given
-        as a function, which is called after the wait for the call's turn.
+        `ConfigurationError` when there is no whole answer. `json`, `data` and `files` are as requests has them, and
+        `data` may be a `Body`, which was encoded before; files are given as bytes, so that a second try sends them
+        again. `params` that hold for a short while only are given as a function, which is called after the wait for
+        the call's turn.
         """
         call = Call(self.service, method, path)
-        unsendable = unsendable_credentials(self._headers, call)
-        if unsendable is not None:
-            raise unsendable
+        if not self._sendable:
+            raise unsendable_credentials(call)
         if writes is None:
             writes = method not in {"GET", "HEAD"}
-        request = requests.Request(
-            method,
-            self._base_url + path.lstrip("/"),
-            params=None if callable(params) else params,
-            json=json,
-            data=data,
-            files=files,
-            headers={**self._headers, **(headers or {})},
-        )
+        certificates = _certificates()
         try:
-            prepared = _connection(self._base_url).prepare_request(request)
-        except requests.RequestException as error:
+            request = self._prepared(method, path, _body(json, data, files), headers or {})
+        except (requests.RequestException, ValueError) as error:
             failure = broken_call(error, call, seconds=0, expired=False)
         else:
             check = _before_call.get()
             if check is not None:
                 check()
-            if callable(params):
-                prepared.prepare_url(prepared.url, params())
-            with Deadline(call_deadline(_length(prepared.body))) as deadline:
+            if params is not None:
+                query = encoded(params() if callable(params) else params).decode("ascii")
+                request.url = f"{request.url}?{query}" if query else request.url
+            with Deadline(call_deadline(len(request.body or b""))) as deadline:
                 for _ in range(MOST_REDIRECTS):
-                    answer = self._send(prepared, call, deadline)
-                    target = _redirect_on_same_host(prepared.url, answer)
+                    answer = self._send(request, call, deadline, certificates)
+                    target = _redirect_on_same_host(request.url, answer)
                     if writes or target is None:
                         return answer
-                    prepared.url = target
+                    request.url = target
             failure = refusal(answer)
         raise failure
 
-    def _send(self, prepared: requests.PreparedRequest, call: Call, deadline: Deadline) -> Answer:
+    def _prepared(
+        self, method: str, path: str, body: Body | None, headers: Mapping[str, str]
+    ) -> requests.PreparedRequest:
+        """The request as requests would prepare it; raises `requests.RequestException`."""
+        own = _OWN_HEADERS
+        if body is not None:
+            own = own | {"Content-Length": str(len(body))}
+            if body.content_type is not None:
+                own["Content-Type"] = body.content_type
+        elif method not in {"GET", "HEAD"}:
+            own = own | {"Content-Length": "0"}
+        for header in headers.items():
+            check_header_validity(header)
+        given = (*own.items(), *self._headers.items(), *headers.items())
+        named = {name.lower(): (name, value) for name, value in given}  # the last one of a name counts
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = address(self._base_url, path)
+        request.headers = CaseInsensitiveDict(named.values())
+        request.body = None if body is None else body.content
+        return request
+
+    def _send(
+        self, request: requests.PreparedRequest, call: Call, deadline: Deadline, certificates: str | bool
+    ) -> Answer:
         settings, proxies = get_settings(), _proxies(self.service)
         failure: ExportError
         try:
-            response = _connection(self._base_url).send(
-                prepared,
+            response = _connection(self._base_url, certificates).send(
+                request,
                 timeout=(settings.NX_CONNECT_TIMEOUT, deadline.seconds),
-                verify=_certificates(),
+                verify=certificates,
                 proxies=proxies,
-                allow_redirects=False,
                 stream=True,
             )
             with response:
@@ -182,29 +203,23 @@ def open_session(
     return ServiceSession(service, base_url, headers or {}, secrets)
 
 
-def _connection(base_url: str) -> requests.Session:
-    """The kept-alive session of this thread for the host of `base_url`, a new one if it was idle for long."""
+def _connection(base_url: str, certificates: str | bool) -> DeadlineAdapter:
+    """The kept-alive connection of this thread to the host of `base_url`, a new one if it was idle for long."""
     if getattr(_connections, "process", None) != os.getpid():
         # Forked: the parent goes on using its connections, so they are dropped here without a word on the wire.
         _connections.process = os.getpid()
-        _connections.sessions = {}
-    sessions: dict[str, tuple[requests.Session, float]] = _connections.sessions
+        _connections.adapters = {}
+    adapters: dict[tuple[str, str | bool], tuple[DeadlineAdapter, float]] = _connections.adapters
     parts, now = urlsplit(base_url), time.monotonic()
-    host = f"{parts.scheme}://{parts.netloc} {_certificates()}"
-    session, last_used = sessions.get(host, (None, 0.0))
-    if session is not None and now - last_used > LONGEST_IDLE:
-        session.close()
-        session = None
-    if session is None:
-        session = requests.Session()
-        session.trust_env = False
-        session.headers.clear()
-        session.headers.update({"User-Agent": f"nexus-tasks/{__version__}", "Accept-Encoding": "gzip, deflate"})
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.mount("http://", DeadlineAdapter())
-        session.mount("https://", DeadlineAdapter())
-    sessions[host] = (session, now)
-    return session
+    host = f"{parts.scheme}://{parts.netloc}", certificates
+    adapter, last_used = adapters.get(host, (None, 0.0))
+    if adapter is not None and now - last_used > LONGEST_IDLE:
+        adapter.close()
+        adapter = None
+    if adapter is None:
+        adapter = DeadlineAdapter()
+    adapters[host] = (adapter, now)
+    return adapter
 
 
 def _proxies(service: Service) -> dict[str, str]:
@@ -248,8 +263,14 @@ def _read(response: requests.Response) -> bytes | None:
     return bytes(body)
 
 
-def _length(body: Any) -> int:
-    return len(body) if isinstance(body, bytes | str) else 0
+def _body(json: Any, data: Body | bytes | Mapping[str, str] | None, files: Files | None) -> Body | None:
+    if files:
+        return multipart_body(data if isinstance(data, Mapping) else {}, files)
+    if isinstance(data, Body):
+        return data
+    if data:
+        return Body(data) if isinstance(data, bytes) else form_body(data)
+    return None if json is None else json_body(json)
 
 
 def _redirect_on_same_host(url: str | None, answer: Answer) -> str | None:

@@ -1,18 +1,22 @@
 """Cuts an HTTP call at a total deadline; used by `exporters/http.py` around every call.
 
 The time-outs of requests count from one read to the next, so a server that drips one byte a second would hold a worker
-for ever. Here a timer shuts the call's socket down, whatever the call is doing: sending, waiting or reading. Reaching
-the host has a limit of its own, `NX_CONNECT_TIMEOUT` for each of its addresses.
+for ever. Here a thread, one for all calls of a process, shuts the call's socket down, whatever the call is doing:
+sending, waiting or reading. Reaching the host has a limit of its own, `NX_CONNECT_TIMEOUT` for each of its addresses.
 """
 
+import math
+import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from http.client import HTTPException
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -30,21 +34,21 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.expired = False
+        self.until = 0.0  # by `time.monotonic`, from when the block is entered
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._token: Token[Deadline | None] | None = None
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
 
     def __enter__(self) -> Self:
         self._token = _running.set(self)
-        self._timer.start()
+        self.until = time.monotonic() + self.seconds
+        _watchdog.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        _watchdog.discard(self)
         with self._lock:
             self._socket = None
         if self._token is not None:
@@ -57,7 +61,8 @@ class Deadline:
             if self.expired:
                 self._shut_down()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Shut the socket down, and every one that comes later."""
         with self._lock:
             self.expired = True
             self._shut_down()
@@ -67,6 +72,60 @@ class Deadline:
             with suppress(OSError):
                 # Not SSLSocket.shutdown: that takes the TLS layer away under the reader, who must see an end of file.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """One thread that expires the deadlines of all calls of a process; it starts with the first of them.
+
+    A call costs it no wake-up: it sleeps until the earliest deadline that it knew of when it last looked, by when most
+    calls have long been over, and is woken only for an earlier one.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._running: set[Deadline] = set()  # as many as there are calls at this moment, so that it can be searched
+        self._wakes_at = math.inf  # by `time.monotonic`
+        self._thread: threading.Thread | None = None
+
+    def add(self, deadline: Deadline) -> None:
+        """Expire `deadline` when its time has come."""
+        with self._changed:
+            self._running.add(deadline)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="nexus-tasks-http-deadlines", daemon=True)
+                self._thread.start()
+            elif deadline.until < self._wakes_at:
+                self._changed.notify()
+
+    def discard(self, deadline: Deadline) -> None:
+        """Forget about `deadline`, whether or not it has been expired."""
+        with self._changed:
+            self._running.discard(deadline)
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                over = [deadline for deadline in self._running if deadline.until <= now]
+                self._running.difference_update(over)
+                if not over:
+                    self._wakes_at = min((deadline.until for deadline in self._running), default=math.inf)
+                    self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+                    continue
+            for deadline in over:
+                deadline.expire()
+
+
+_watchdog = Watchdog()
+
+
+def _begin_anew() -> None:
+    """After a fork: the thread is the parent's, its lock may be held for ever, and so are the sockets the parent's."""
+    global _watchdog  # noqa: PLW0603 - one for each process
+    _watchdog = Watchdog()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _watch(connection: HTTPConnection) -> None:
@@ -114,12 +173,26 @@ class _WatchedSecurePool(HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """A requests adapter whose connections obey the `Deadline` around the call; it keeps one connection alive."""
+    """A requests adapter for one host whose connections obey the `Deadline` around the call; it keeps one alive."""
 
     _pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _WatchedPool, "https": _WatchedSecurePool}
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._found: dict[tuple[Any, ...], HTTPConnectionPool] = {}
+
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        """See `HTTPAdapter`, which takes the address apart for every call."""
+        key = (verify, cert, *sorted((proxies or {}).items()))
+        if key not in self._found:
+            self._found[key] = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+        return self._found[key]
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """See `HTTPAdapter`, which looks for a proxy in whatever case."""
+        return super().request_url(request, proxies) if proxies else request.path_url
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """See `HTTPAdapter.init_poolmanager`."""

@@ -212,10 +212,13 @@ def wrong_address(answer: Answer) -> ConfigurationError:
     )
 
 
-def unsendable_credentials(headers: Mapping[str, str], call: Call) -> ConfigurationError | None:
-    """What it means that `headers`, which go with every call, cannot be sent; None when they can."""
-    if all(_SENDABLE.fullmatch(value) for value in headers.values()):
-        return None
+def can_be_sent(headers: Mapping[str, str]) -> bool:
+    """Whether the values of `headers` are what HTTP can carry."""
+    return all(_SENDABLE.fullmatch(value) for value in headers.values())
+
+
+def unsendable_credentials(call: Call) -> ConfigurationError:
+    """What it means that the headers which go with every call cannot be sent."""
     service = call.service
     return ConfigurationError(
         f"The credentials of {service.name} hold a line break, or a dash, a quote or the like that is not plain text, "

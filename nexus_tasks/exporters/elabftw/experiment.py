@@ -11,7 +11,7 @@ from nexus_tasks.exporters.base import ExportContext, PermanentError
 from nexus_tasks.exporters.elabftw.api import SESSION_FIELD, session_of
 from nexus_tasks.exporters.html_summary import cdcs_link, moment, render_summary
 from nexus_tasks.exporters.steps import fingerprint
-from nexus_tasks.exporters.written_text import Marks, Visible, visible
+from nexus_tasks.exporters.written_text import Marks, Visible, visible_of_ours
 
 LONGEST_BODY = 4_000_000  # bytes; eLabFTW refuses more than 4,120,000
 LONGEST_TITLE = 255  # characters; of a tag, too
@@ -63,12 +63,12 @@ class WantedExperiment:
     @cached_property
     def visible(self) -> Visible:
         """What people see of the summary."""
-        return visible(self.body)
+        return visible_of_ours(self.body)
 
     @cached_property
     def visible_without_link(self) -> Visible:
         """As the summary was while CDCS did not hold the record."""
-        return visible(_body(replace(self.context, previous_results={})))
+        return visible_of_ours(_body(replace(self.context, previous_results={})))
 
     @cached_property
     def fields(self) -> dict[str, dict[str, Any]]:

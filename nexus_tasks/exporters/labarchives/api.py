@@ -14,6 +14,7 @@ from lxml import etree
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.gone import GoneError, PartGoneError
 from nexus_tasks.exporters.http import open_session
+from nexus_tasks.exporters.http_body import Body, form_body
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
 from nexus_tasks.exporters.labarchives.signature import signed, without_signature
 
@@ -93,6 +94,19 @@ class Entry:
     file_size: int | None
 
 
+class EntryText:
+    """What a text entry shows, as HTML, encoded once in the form that is sent."""
+
+    def __init__(self, html: str) -> None:
+        self.html = html
+        self.form = form_body({"entry_data": html})
+
+    @property
+    def size(self) -> int:
+        """The bytes of the HTML."""
+        return len(self.html.encode("utf-8"))
+
+
 class LabArchivesApi:
     """Calls to one LabArchives with one account; made for one export.
 
@@ -128,10 +142,10 @@ class LabArchivesApi:
         }
         return self._created("tree-id", "GET", "tree_tools/insert_node", parameters)
 
-    def add_text_entry(self, notebook: str, page: str, content: str) -> str:
+    def add_text_entry(self, notebook: str, page: str, content: EntryText) -> str:
         """The id of a new entry that shows `content` (HTML) on a page."""
         parameters = {"nbid": notebook, "pid": page, "part_type": "text entry"}
-        return self._created("eid", "POST", "entries/add_entry", parameters, form={"entry_data": content})
+        return self._created("eid", "POST", "entries/add_entry", parameters, text=content)
 
     def add_attachment(self, name: str, content: bytes, caption: str, notebook: str | None, page: str | None) -> str:
         """The id of a new entry that holds a file; without notebook and page it goes to the user's Inbox."""
@@ -191,9 +205,9 @@ class LabArchivesApi:
             raise TransientError("LabArchives did not say how large a file may be (GET users/max_file_size).")
         return int(size)
 
-    def update_entry(self, eid: str, content: str) -> None:
+    def update_entry(self, eid: str, content: EntryText) -> None:
         """Put `content` (HTML) in the place of what a text entry shows; raises `PartGoneError` without that entry."""
-        self._call("POST", "entries/update_entry", {"eid": eid}, form={"entry_data": content}, writes=True)
+        self._call("POST", "entries/update_entry", {"eid": eid}, text=content, writes=True)
 
     def update_attachment(self, eid: str, name: str, content: bytes, caption: str) -> None:
         """Put a file in the place of what an entry holds; raises `PartGoneError` without that entry."""
@@ -207,10 +221,10 @@ class LabArchivesApi:
         path: str,
         parameters: dict[str, str],
         *,
-        form: dict[str, str] | None = None,
-        content: bytes | None = None,
+        text: EntryText | None = None,
+        content: bytes = b"",
     ) -> str:
-        tree = self._call(method, path, parameters, form=form, content=content, writes=True)
+        tree = self._call(method, path, parameters, text=text, content=content, writes=True)
         for request in tree.findall("request"):
             tree.remove(request)  # the answer may repeat what was asked, other objects' ids among it
         identifier = next((found.text.strip() for found in tree.iter(element) if found.text), "")
@@ -224,13 +238,13 @@ class LabArchivesApi:
         path: str,
         parameters: dict[str, str],
         *,
-        form: dict[str, str] | None = None,
-        content: bytes | None = None,
+        text: EntryText | None = None,
+        content: bytes = b"",
         writes: bool = False,
     ) -> etree._Element:
-        answer = self._answer(method, path, parameters, form=form, content=content, writes=writes)
-        carried = content if content is not None else "".join((form or {}).values()).encode()
-        if carried and self._only_this_is_refused(answer):
+        body = Body(content, "application/octet-stream") if text is None else text.form
+        answer = self._answer(method, path, parameters, body=body, writes=writes)
+        if len(body) and self._only_this_is_refused(answer):
             words = _without_signature(answer).message
             raise PermanentError(
                 f"LabArchives lets us in, but refused what {answer.call} carries ({answer.status}): does something on "
@@ -239,7 +253,8 @@ class LabArchivesApi:
         try:
             return _checked_or_later(answer)
         except TooBigError as error:
-            raise TooBigError(f"{error} It has {len(carried) / 1e6:,.1f} MB.") from None
+            size = len(body) if text is None else text.size
+            raise TooBigError(f"{error} It has {size / 1e6:,.1f} MB.") from None
 
     def _only_this_is_refused(self, answer: Answer) -> bool:
         """Whether a call that has nothing to do with any record is let in, where this one was not."""
@@ -257,8 +272,7 @@ class LabArchivesApi:
         path: str,
         parameters: dict[str, str],
         *,
-        form: dict[str, str] | None = None,
-        content: bytes | None = None,
+        body: Body | None = None,
         writes: bool = False,
     ) -> Answer:
         account = self._account
@@ -275,8 +289,7 @@ class LabArchivesApi:
                 method,
                 path,
                 params=sign,
-                data=form if content is None else content,
-                headers={} if content is None else {"Content-Type": "application/octet-stream"},
+                data=body or None,
                 writes=writes,
             )
         except TransientError as error:

@@ -6,14 +6,13 @@ below it says that the record has changed.
 
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import urlencode
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext
 from nexus_tasks.exporters.gone import PartGoneError
 from nexus_tasks.exporters.html_summary import identifying_text, render_note, render_summary, whole_document
 from nexus_tasks.exporters.http import call_deadline
-from nexus_tasks.exporters.labarchives.api import LabArchivesApi, TooBigError
+from nexus_tasks.exporters.labarchives.api import EntryText, LabArchivesApi, TooBigError
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
 from nexus_tasks.exporters.title import attachment_name, record_title
 from nexus_tasks.exporters.written_text import (
@@ -22,6 +21,7 @@ from nexus_tasks.exporters.written_text import (
     packed,
     unpacked,
     visible,
+    visible_of_ours,
     while_changing,
     without_white_space,
 )
@@ -69,7 +69,7 @@ class RecordPage:
 
     def _summarise(self, xml: bytes, *, gallery: bool) -> str:
         content = _summary(self._context, gallery=gallery)
-        shown = visible(content)
+        shown, entry_text = visible_of_ours(content), EntryText(content)
         # without its previews the summary still stands for the whole: the next export finds it up to date
         marks = {"body": fingerprint(content if gallery else _summary(self._context)), "text": shown.mark}
 
@@ -83,19 +83,19 @@ class RecordPage:
 
         held = self._steps.ensure(
             "summary",
-            lambda: self._api.add_text_entry(self._notebook, self._page, content),
+            lambda: self._api.add_text_entry(self._notebook, self._page, entry_text),
             find=find,
             content=packed(marks),
-            seconds=_seconds_to_send(content),
+            seconds=call_deadline(len(entry_text.form)),
         )
         known = unpacked(held.content)
         if held.created or known.get("body") == marks["body"]:
             return held.identifier
         there = self._visible_entry(held)
-        without_link = visible(_summary(self._context, gallery=gallery, linked=False))
+        without_link = visible_of_ours(_summary(self._context, gallery=gallery, linked=False))
         if is_ours(there, known, shown, without_link):
             self._steps.begin_update("summary", packed(while_changing(known, there, shown)))
-            self._api.update_entry(held.identifier, content)
+            self._api.update_entry(held.identifier, entry_text)
             self._steps.end_update("summary", packed(marks))
         else:
             self._add_note(render_note(self._context, fingerprint(xml)))
@@ -110,7 +110,7 @@ class RecordPage:
 
     def _add_note(self, note: str) -> None:
         """Say below people's text that the record has changed; once for each content."""
-        text = visible(note).text
+        text, entry_text = visible(note).text, EntryText(note)
 
         def find() -> Found | None:
             entries = self._api.get_entries_for_page(self._notebook, self._page)
@@ -118,9 +118,9 @@ class RecordPage:
 
         self._steps.ensure(
             f"note {fingerprint(note)[:16]}",
-            lambda: self._api.add_text_entry(self._notebook, self._page, note),
+            lambda: self._api.add_text_entry(self._notebook, self._page, entry_text),
             find=find,
-            seconds=_seconds_to_send(note),
+            seconds=call_deadline(len(entry_text.form)),
         )
 
 
@@ -174,10 +174,6 @@ def _summary(context: ExportContext, *, gallery: bool = True, linked: bool = Tru
         gallery=gallery,
         files_root=get_settings().NX_INSTRUMENT_DATA_PATH,
     )
-
-
-def _seconds_to_send(text: str) -> float:
-    return call_deadline(len(urlencode({"entry_data": text})))
 
 
 def _up_to_date_file(

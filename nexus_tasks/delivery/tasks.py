@@ -1,7 +1,7 @@
 """The Celery tasks: `export.<destination>` for each destination, `finalize`, `dispatch`, `archive`, `prune`.
 
-They only carry: what is decided and written is in `attempt`, `reconcile` and `planner`. Short retries are Celery's: three
-tries within about half a minute. A task whose tries are used up *returns* its failure, so that the chord's body runs.
+They only carry: what is decided and written is in `attempt`, `reconcile` and `planner`. Short retries are Celery's:
+three tries within about half a minute. A task whose tries are used up *returns* its failure, so the chord's body runs.
 """
 
 import logging
@@ -50,8 +50,8 @@ def register(app: Celery, registry: Registry) -> None:
 class ExportTask(DatabaseTask):
     """One try of one attempt. The first argument is the result of the task before it: what Flower shows.
 
-    Celery counts all its retries together, those of a rate limit as well, so there is no limit to them here: NX_TRIES is
-    kept on the attempt's row, and a message ends with its run.
+    Celery counts all its retries together, those of a rate limit as well, so there is no limit to them here: NX_TRIES
+    is kept on the attempt's row, and a message ends with its run.
     """
 
     soft_time_limit = EXPORT_SOFT_LIMIT_S

@@ -63,7 +63,7 @@ class RateLimit:
         if self._interval <= 0:
             return
         self._take()
-        if self._slept > MOST_SLEEP_S:
+        if self._slept > MOST_SLEEP_S and self._next_call_at > time.monotonic():  # not of a call that is ready to leave
             raise RateLimitedError(f"the rate limit has held this try up for {self._slept:.0f} s")
         while (seconds := self._next_call_at - time.monotonic()) > 0:
             time.sleep(min(seconds, SLICE_S))
@@ -81,6 +81,7 @@ class RateLimit:
             try:
                 self.wait()
             except RateLimitedError:
+                self._slept = 0
                 time.sleep(POLL_S)
             else:
                 self.leaves()

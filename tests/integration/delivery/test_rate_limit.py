@@ -391,6 +391,41 @@ def test_a_token_outlasts_the_sleep_before_the_call_of_a_holder_that_dies_and_th
     assert left > timedelta(seconds=2 * INTERVAL)
 
 
+# --- a long export
+
+
+def test_an_attempt_that_has_slept_for_long_gives_its_worker_back_before_an_intent_and_repeats_nothing(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "MOST_SLEEP_S", SHORT)
+    calls: list[tuple[str, float]] = []
+    deployment = deploy(labarchives(depends_on=(), interval=SHORT, answer=three_objects(calls)))
+    hand_over(deployment)
+    this = started(deployment, "labarchives")
+    with pytest.raises(RateLimitedError) as limited:
+        perform(deployment, this)
+    assert [step for step, _ in calls] == ["look", "page"]
+    snooze(deployment, this, limited.value.seconds)
+    assert remote_of(deployment, "labarchives") == {"page": {"id": "id of page", "content": None}}
+    monkeypatch.setattr(rate_limit, "MOST_SLEEP_S", INTERVAL)
+    work(deployment, "labarchives")
+    assert [step for step, _ in calls] == ["look", "page", "look", "summary", "attachment"]
+    assert attempts_of(deployment)[0].state is AttemptState.SUCCEEDED
+    assert least_between(calls) >= SHORT
+
+
+def test_a_check_that_has_slept_for_long_goes_on(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "MOST_SLEEP_S", SHORT)
+    monkeypatch.setattr(rate_limit, "POLL_S", 0.01)
+    plugin = labarchives(depends_on=(), interval=SHORT)
+    deployment = deploy(plugin)
+    hand_over(deployment)
+    limit = RateLimit.of(deployment.engine, plugin, deployment.settings)
+    for _ in range(4):
+        limit.wait_patiently()
+    limit.release()
+
+
 # --- the lease
 
 

@@ -115,7 +115,7 @@ def test_a_try_may_wait_for_its_turn_any_number_of_times(deploy: Deploy, work_fo
 
     def fortieth_time(_: ExportContext) -> ExportResult:
         if len(plugin.contexts) < 40:
-            raise RateLimitedError("held")
+            raise RateLimitedError("another caller holds the rate limit")
         return success("cdcs")
 
     plugin.answer = fortieth_time

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import psycopg
 from psycopg.rows import dict_row
@@ -30,6 +31,7 @@ UNACKNOWLEDGED_MS = 60_000  # keepalives say nothing while sent bytes wait for t
 # of PostgreSQL's internal errors: read-only after a failover, and faults of the server itself. The others are mistakes
 READ_ONLY, SERVER_FAULT = "25006", "XX"
 
+_engines: WeakSet[Engine] = WeakSet()
 _DIALECT = psycopg_dialect()  # type: ignore[no-untyped-call]
 
 
@@ -64,6 +66,7 @@ def engine_for(url: str) -> Engine:
         },
     )
     event.listen(engine, "checkout", _replace_if_cut)
+    _engines.add(engine)
     return engine
 
 
@@ -104,9 +107,10 @@ def engine_that_gives_up_soon(url: str) -> Engine:
     )
 
 
-def forget_engines_after_fork() -> None:
-    """Drop what was inherited from the parent process: a connection must not be shared across a fork."""
-    engine_for.cache_clear()
+def forget_connections_after_fork() -> None:
+    """Drop the connections inherited from the parent process, which goes on using them; the engines stay."""
+    for engine in _engines:
+        engine.dispose(close=False)
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from nexus_tasks.broker import queue_lengths
 from nexus_tasks.db import attempts, deliveries, rescuing, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import QUARANTINE_AFTER, AttemptRow, OverdueRun
-from nexus_tasks.delivery.canvas import EXPORT
 from nexus_tasks.delivery.fingerprint import input_fingerprint
 from nexus_tasks.delivery.reconcile import reconcile_within
 from nexus_tasks.delivery.retry import MAY_EXIST
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.queues import EXPORT
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
 DEATHS_IN_QUARANTINE = 3  # deaths in a run of its own after which a delivery fails

@@ -17,7 +17,7 @@ from nexus_tasks.db import destinations, workers
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.patience import patiently
 from nexus_tasks.delivery import archive, attempt
-from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, FINALIZE, PRUNE
 from nexus_tasks.delivery.idempotency import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.planner import dispatch
@@ -30,6 +30,7 @@ from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
 from nexus_tasks.exporters.registry import Registry
+from nexus_tasks.queues import EXPORT
 from nexus_tasks.task_base import DATABASE_RETRY_S, DatabaseTask, of_its_own
 
 LEAST_BACKOFF_S = 1  # LabArchives asks for a second before the first retry; it does the others no harm

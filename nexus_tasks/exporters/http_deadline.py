@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 
 _running: ContextVar["Deadline | None"] = ContextVar("nexus_tasks_http_deadline", default=None)
@@ -179,11 +179,11 @@ class DeadlineAdapter(HTTPAdapter):
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-        self._found: dict[tuple[Any, ...], HTTPConnectionPool] = {}
+        self._found: dict[tuple[Any, ...], ConnectionPool] = {}
 
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> HTTPConnectionPool:
+    ) -> ConnectionPool:
         """See `HTTPAdapter`, which takes the address apart for every call."""
         key = (verify, cert, *sorted((proxies or {}).items()))
         if key not in self._found:

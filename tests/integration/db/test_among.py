@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from nexus_tasks.db import builds, deliveries, records, runs, sessions, upload_log
+from nexus_tasks.db import attempts, builds, deliveries, records, sessions, upload_log
 
 MANY = 66_000  # PostgreSQL takes 65,535 parameters
 
@@ -14,7 +14,7 @@ def test_queries_about_many_sessions_have_no_limit(connection: Connection) -> No
     assert sessions.details(connection, identifiers) == {}
     assert records.of_sessions(connection, identifiers) == []
     assert deliveries.of_records(connection, numbers) == []
-    assert runs.attempts_of_records(connection, numbers) == []
+    assert attempts.of_records(connection, numbers) == []
     assert builds.of_sessions(connection, identifiers) == {}
     assert upload_log.answers_of_pruned_attempts(connection, identifiers) == {}
 

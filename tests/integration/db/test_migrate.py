@@ -2,7 +2,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -93,12 +92,12 @@ def test_tables_of_others_are_none_of_our_business(database_url: str) -> None:
 
 def test_a_query_for_a_column_that_comes_with_an_upgrade_says_so(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
-        connection.execute("ALTER TABLE destination DROP COLUMN floor")
+        connection.execute("ALTER TABLE destination DROP COLUMN reason")
     with (
         pytest.raises(DatabaseError, match="is behind this version: run `nexus-tasks db upgrade`"),
         transaction(engine_for_one_use(database_url)) as connection,
     ):
-        destinations.leave_floor(connection, "cdcs", uuid4())
+        destinations.breaker_of(connection, "cdcs")
 
 
 def test_an_empty_database_is_told_to_be_upgraded(empty_database: str) -> None:

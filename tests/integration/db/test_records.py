@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from nexus_tasks.db import records
+from nexus_tasks.db import handover, reconciling, records
 from nexus_tasks.db.engine import engine_for, transaction
 from nexus_tasks.states import DeliveryState, SessionStatus
 from tests.integration.db import CDCS, START, add_record
@@ -19,10 +19,9 @@ def kept(url: str, *activities: dict[str, Any]) -> list[dict[str, Any]]:
     with transaction(engine_for(url)) as connection:
         record_id = add_record(connection, "s")
         built = handover.BuiltRecord(START, START, "UTC", "jsmith", "record.xml", "0" * 64, list(activities))
-        records.replace(connection, record_id, built)
+        handover.replace_record(connection, record_id, built)
         readings = [
-            records.get(connection, record_id),
-            records.lock(connection, record_id),
+            reconciling.lock(connection, record_id),
             records.of_session(connection, "s"),
             records.lock_of_session(connection, "s"),
             *records.of_sessions(connection),
@@ -75,5 +74,5 @@ def test_the_records_to_archive_are_found_among_very_many_that_are_archived(conn
     connection.execute(text("UPDATE session_log SET record_status = :done"), {"done": SessionStatus.COMPLETED})
     connection.execute(text("ANALYZE record, delivery, session_log"))
     before = rows_read(connection)
-    assert [row.id for row in records.archivable(connection, limit=100)] == [first]
+    assert [row.id for row in records.archivable(connection, after=0, limit=100)] == [first]
     assert rows_read(connection) - before < 10

@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from nexus_tasks.db import deliveries, runs
+from nexus_tasks.db import attempts, deliveries
 from nexus_tasks.db.engine import engine_for, transaction
-from nexus_tasks.delivery.retry import RetryPolicy, after_failure, after_result
 from nexus_tasks.delivery.reconcile import reconcile
+from nexus_tasks.delivery.retry import RetryPolicy, after_failure, after_result
 from nexus_tasks.exporters.base import ExportResult, TransientError
-from tests.integration.db import CDCS, ELABFTW, INSTRUMENT, add_record, add_run
+from tests.integration.db import CDCS, ELABFTW, INSTRUMENT, add_record, add_run, begin
 
 SESSION = "your-session-id"
 
@@ -46,7 +46,7 @@ def exported(database_url: str) -> Iterator[str]:
         add_record(connection, "another-session", CDCS, ELABFTW)
         record_id = add_record(connection, SESSION, CDCS, ELABFTW)
         rows = deliveries.of_record(connection, record_id).deliveries
-        _, _, attempts = add_run(connection, record_id, [row.id for row in rows])
+        _, _, planned = add_run(connection, record_id, [row.id for row in rows])
     ends = {
         "cdcs": after_result(
             ExportResult(success=True, destination_name="cdcs", record_id="7", record_url="https://cdcs/7"), 0
@@ -55,12 +55,11 @@ def exported(database_url: str) -> Iterator[str]:
     }
     for row in rows:
         with transaction(engine) as connection:
-            attempt = runs.lock_attempt(connection, attempts[row.id])
-            assert attempt is not None
+            lease = begin(connection, planned[row.id])
             end = ends[row.destination]
             result = {"record_id": end.remote_record_id, "record_url": end.remote_record_url}
-            runs.end(connection, attempt, end, result)
-    settle(engine, record_id)
+            attempts.finish(connection, planned[row.id], lease, end, result=result, known={}, fingerprint="f")
+    reconcile(engine, record_id)
     yield database_url
     engine.dispose()
 

@@ -1,6 +1,5 @@
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -9,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Connection, Engine
 
-from nexus_tasks.db import sessions
-from nexus_tasks.db.engine import engine_for, transaction
+from nexus_tasks.db import handover, sessions
+from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow
 from nexus_tasks.states import SessionStatus
 from tests.integration.db import INSTRUMENT, START, add_session
@@ -18,19 +17,6 @@ from tests.integration.db import INSTRUMENT, START, add_session
 LEASE = timedelta(minutes=5)
 OVER = timedelta(seconds=-1)  # a lease that has ended already
 BUILDERS = 8
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = engine_for(database_url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with transaction(engine) as connection:
-        yield connection
 
 
 def claim(engine: Engine, lease: timedelta = LEASE, *identifiers: str) -> tuple[str, UUID] | None:
@@ -212,7 +198,10 @@ def test_a_status_is_that_of_one_session_only(engine: Engine) -> None:
 def test_a_generated_record_is_an_event_of_its_session(engine: Engine) -> None:
     add(engine, "session", status=SessionStatus.BUILT_NOT_EXPORTED)
     with transaction(engine) as connection:
-        sessions.record_generated(connection, "session", INSTRUMENT, "jsmith", START + timedelta(days=3))
+        generated = [("RECORD_GENERATION", START + timedelta(days=3))]
+        handover.record_generated(
+            connection, "session", INSTRUMENT, "jsmith", generated, SessionStatus.BUILT_NOT_EXPORTED
+        )
     with transaction(engine) as connection:
         [session] = sessions.sessions(connection)
         assert (session.start, session.end) == (START, START + timedelta(hours=2))

@@ -6,35 +6,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_tasks.db.rows import Breaker
-from nexus_tasks.delivery.circuit_breaker import PausePolicy, TryFacts, after_answer, after_failure
+from nexus_tasks.delivery.circuit_breaker import AttemptFacts, BreakerPolicy, after_answer, after_failure
 
 NOW = datetime(2025, 1, 27, 12, tzinfo=UTC)
-POLICY = PausePolicy(after=5, first=30, longest=600)
+POLICY = BreakerPolicy(failures=5, first=30, longest=600)
 
 
-def a_try(record_id: int = 1, *, seconds_ago: float = 1, probe: bool = False) -> TryFacts:
-    return TryFacts(record_id, NOW - timedelta(seconds=seconds_ago), probe)
+def an_attempt(record_id: int = 1, *, seconds_ago: float = 1, probe: bool = False) -> AttemptFacts:
+    return AttemptFacts(record_id, NOW - timedelta(seconds=seconds_ago), probe)
 
 
 def failed(
-    health: Health, this: TryFacts, *, at_once: bool = False, retry_after: float = 0, now: datetime = NOW
-) -> Health:
-    return after_failure(health, this, now, POLICY, reason="away", at_once=at_once, retry_after=retry_after)
+    breaker: Breaker, attempt: AttemptFacts, *, at_once: bool = False, retry_after: float = 0, now: datetime = NOW
+) -> Breaker:
+    return after_failure(breaker, attempt, now, POLICY, reason="away", at_once=at_once, retry_after=retry_after)
 
 
-def after_failures_of(*record_ids: int) -> Health:
-    health = Health()
+def after_failures_of(*record_ids: int) -> Breaker:
+    breaker = Breaker()
     for record_id in record_ids:
-        health = failed(health, a_try(record_id))
-    return health
+        breaker = failed(breaker, an_attempt(record_id))
+    return breaker
 
 
-PAUSED = after_failures_of(1, 2, 3, 4, 5)
-HELD = Health(held=True, reason="paused by an operator")
+OPEN = after_failures_of(1, 2, 3, 4, 5)
+PAUSED = Breaker(paused=True, reason="paused by an operator")
 
 
 @pytest.mark.parametrize(
-    ("record_ids", "pauses"),
+    ("record_ids", "opens"),
     [
         ((1, 2, 3, 4), False),
         ((1, 2, 3, 4, 5), True),
@@ -44,118 +44,116 @@ HELD = Health(held=True, reason="paused by an operator")
         ((1, 2, 1, 2, 1, 2, 1, 2, 3, 4, 5), True),
     ],
 )
-def test_five_distinct_records_failing_in_a_row_pause_a_destination(
-    record_ids: tuple[int, ...], *, pauses: bool
-) -> None:
-    health = after_failures_of(*record_ids)
-    assert breaker.closed is not pauses
-    assert (health.paused_at, health.not_before) == ((NOW, NOW + timedelta(seconds=30)) if pauses else (None, None))
+def test_five_distinct_records_failing_in_a_row_open_the_circuit(record_ids: tuple[int, ...], *, opens: bool) -> None:
+    breaker = after_failures_of(*record_ids)
+    assert breaker.closed is not opens
+    assert (breaker.opened_at, breaker.open_until) == ((NOW, NOW + timedelta(seconds=30)) if opens else (None, None))
 
 
-def test_the_reason_of_a_pause_is_the_last_failure() -> None:
-    assert PAUSED.reason == "away"
+def test_the_reason_of_an_open_circuit_is_the_last_failure() -> None:
+    assert OPEN.reason == "away"
 
 
 def test_an_answer_in_between_begins_the_count_again() -> None:
-    health = after_answer(after_failures_of(1, 2, 3, 4), a_try(9))
+    breaker = after_answer(after_failures_of(1, 2, 3, 4), an_attempt(9))
     for record_id in (5, 6, 7, 8):
-        health = failed(health, a_try(record_id))
+        breaker = failed(breaker, an_attempt(record_id))
     assert breaker.closed
-    assert not failed(health, a_try(9)).well
+    assert not failed(breaker, an_attempt(9)).closed
 
 
-def test_failures_and_answers_of_tries_beside_the_probe_change_nothing_while_it_is_paused() -> None:
+def test_failures_and_answers_of_attempts_beside_the_probe_change_nothing_while_it_is_open() -> None:
     for record_id in (1, 6):
-        assert failed(PAUSED, a_try(record_id)) == PAUSED
-        assert failed(PAUSED, a_try(record_id), at_once=True) == PAUSED
-        assert failed(PAUSED, a_try(record_id), retry_after=300) == PAUSED
-        assert after_answer(PAUSED, a_try(record_id)) == PAUSED
+        assert failed(OPEN, an_attempt(record_id)) == OPEN
+        assert failed(OPEN, an_attempt(record_id), at_once=True) == OPEN
+        assert failed(OPEN, an_attempt(record_id), retry_after=300) == OPEN
+        assert after_answer(OPEN, an_attempt(record_id)) == OPEN
 
 
-def test_failures_of_tries_that_began_before_the_pause_change_nothing_after_it_either() -> None:
-    """Calls that hang for a minute end after a pause of half a minute: they say nothing new about the destination."""
+def test_failures_of_attempts_that_began_before_it_opened_change_nothing_after_it_closed_either() -> None:
+    """Calls that hang for a minute end after it was open for half a minute: they say nothing new."""
     later = NOW + timedelta(seconds=31)
-    health = after_answer(PAUSED, TryFacts(1, later, probe=True))
+    breaker = after_answer(OPEN, AttemptFacts(1, later, probe=True))
     for record_id in (6, 7, 8, 9, 10):
-        health = failed(health, a_try(record_id, seconds_ago=5), now=later)
+        breaker = failed(breaker, an_attempt(record_id, seconds_ago=5), now=later)
     assert breaker.closed
 
 
-def test_a_probe_that_succeeds_lifts_the_pause() -> None:
-    assert after_answer(PAUSED, a_try(probe=True)) == Health()
+def test_a_probe_that_succeeds_closes_the_circuit() -> None:
+    assert after_answer(OPEN, an_attempt(probe=True)) == Breaker()
 
 
-def test_a_probe_that_fails_doubles_the_pause_up_to_the_longest() -> None:
-    health, pauses = PAUSED, []
+def test_a_probe_that_fails_opens_it_for_twice_as_long_up_to_the_longest() -> None:
+    breaker, open_for = OPEN, []
     for _ in range(7):
-        health = failed(health, a_try(probe=True))
-        assert health.not_before is not None
-        pauses.append((health.not_before - NOW).total_seconds())
-    assert pauses == [60, 120, 240, 480, 600, 600, 600]
+        breaker = failed(breaker, an_attempt(probe=True))
+        assert breaker.open_until is not None
+        open_for.append((breaker.open_until - NOW).total_seconds())
+    assert open_for == [60, 120, 240, 480, 600, 600, 600]
 
 
-def test_after_a_pause_was_lifted_the_next_one_is_short_again() -> None:
-    health = failed(failed(PAUSED, a_try(probe=True)), a_try(probe=True))
-    health = after_answer(health, a_try(probe=True))
+def test_after_a_circuit_has_closed_it_opens_for_a_short_time_again() -> None:
+    breaker = failed(failed(OPEN, an_attempt(probe=True)), an_attempt(probe=True))
+    breaker = after_answer(breaker, an_attempt(probe=True))
     for record_id in range(5):
-        health = failed(health, a_try(record_id))
-    assert health.not_before == NOW + timedelta(seconds=30)
+        breaker = failed(breaker, an_attempt(record_id))
+    assert breaker.open_until == NOW + timedelta(seconds=30)
 
 
-def test_a_configuration_failure_pauses_at_once() -> None:
-    health = failed(Health(), a_try(), at_once=True)
+def test_a_configuration_failure_opens_at_once() -> None:
+    breaker = failed(Breaker(), an_attempt(), at_once=True)
     assert not breaker.closed
-    assert health.not_before == NOW + timedelta(seconds=30)
+    assert breaker.open_until == NOW + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(("asked_for", "seconds"), [(31, 31), (300, 300), (86_400, 86_400), (20, 30)])
-def test_a_long_retry_after_pauses_at_once_for_as_long_as_was_asked_for(asked_for: float, seconds: float) -> None:
-    health = failed(Health(), a_try(), retry_after=asked_for)
-    assert health.not_before == NOW + timedelta(seconds=seconds)
+def test_a_long_retry_after_opens_at_once_for_as_long_as_was_asked_for(asked_for: float, seconds: float) -> None:
+    breaker = failed(Breaker(), an_attempt(), retry_after=asked_for)
+    assert breaker.open_until == NOW + timedelta(seconds=seconds)
 
 
-def test_a_long_retry_after_does_not_make_later_pauses_longer() -> None:
-    health = failed(failed(Health(), a_try(), retry_after=3600), a_try(probe=True))
-    assert health.not_before == NOW + timedelta(seconds=60)
+def test_a_long_retry_after_does_not_make_it_open_longer_later() -> None:
+    breaker = failed(failed(Breaker(), an_attempt(), retry_after=3600), an_attempt(probe=True))
+    assert breaker.open_until == NOW + timedelta(seconds=60)
 
 
-def test_a_probe_asks_for_no_second_one_until_its_pause_is_over() -> None:
-    assert not PAUSED.wants_probe(NOW + timedelta(seconds=29))
-    assert PAUSED.wants_probe(NOW + timedelta(seconds=30))
-    again = failed(PAUSED, a_try(probe=True))
-    assert not again.wants_probe(NOW + timedelta(seconds=59))
+def test_a_probe_asks_for_no_second_one_until_it_is_half_open_again() -> None:
+    assert not OPEN.half_open(NOW + timedelta(seconds=29))
+    assert OPEN.half_open(NOW + timedelta(seconds=30))
+    again = failed(OPEN, an_attempt(probe=True))
+    assert not again.half_open(NOW + timedelta(seconds=59))
 
 
-def test_a_pause_is_not_over_before_a_probe_has_succeeded() -> None:
-    assert not PAUSED.well
-    assert not replace(PAUSED, not_before=NOW - timedelta(days=1)).well
+def test_a_circuit_is_not_closed_before_a_probe_has_succeeded() -> None:
+    assert not OPEN.closed
+    assert not replace(OPEN, open_until=NOW - timedelta(days=1)).closed
 
 
-def test_a_well_destination_wants_no_probe() -> None:
-    assert not Health().wants_probe(NOW)
+def test_a_closed_circuit_is_not_half_open() -> None:
+    assert not Breaker().half_open(NOW)
 
 
 @pytest.mark.parametrize("probe", [False, True])
-def test_what_an_operator_holds_stays_held_whatever_is_answered(*, probe: bool) -> None:
-    assert after_answer(HELD, a_try(probe=probe)).held
-    assert failed(HELD, a_try(probe=probe), at_once=True).held
-    assert not after_answer(HELD, a_try(probe=probe)).well
+def test_what_an_operator_pauses_stays_paused_whatever_is_answered(*, probe: bool) -> None:
+    assert after_answer(PAUSED, an_attempt(probe=probe)).paused
+    assert failed(PAUSED, an_attempt(probe=probe), at_once=True).paused
+    assert not after_answer(PAUSED, an_attempt(probe=probe)).closed
 
 
-def test_a_held_destination_wants_no_probe() -> None:
-    assert not replace(PAUSED, held=True).wants_probe(NOW + timedelta(days=1))
+def test_a_paused_destination_is_not_half_open() -> None:
+    assert not replace(OPEN, paused=True).half_open(NOW + timedelta(days=1))
 
 
-def test_a_held_destination_still_says_why_after_an_answer_that_was_on_its_way() -> None:
-    assert after_answer(HELD, a_try()).reason == "paused by an operator"
+def test_a_paused_destination_still_says_why_after_an_answer_that_was_on_its_way() -> None:
+    assert after_answer(PAUSED, an_attempt()).reason == "paused by an operator"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 8), st.booleans()), max_size=30))
-def test_a_destination_is_paused_for_a_time_that_is_over_some_day(steps: list[tuple[bool, int, bool]]) -> None:
-    health = Health()
+def test_a_circuit_is_open_for_a_time_that_is_over_some_day(steps: list[tuple[bool, int, bool]]) -> None:
+    breaker = Breaker()
     for answered, record_id, probe in steps:
-        this = a_try(record_id, probe=probe)
-        health = after_answer(health, this) if answered else failed(health, this)
-        assert (health.paused_at is None) == (health.not_before is None)
-        assert len(health.failing_records) <= POLICY.after
-        assert health.not_before is None or health.not_before - NOW <= timedelta(seconds=POLICY.longest)
+        attempt = an_attempt(record_id, probe=probe)
+        breaker = after_answer(breaker, attempt) if answered else failed(breaker, attempt)
+        assert (breaker.opened_at is None) == (breaker.open_until is None)
+        assert len(breaker.failing_records) <= POLICY.failures
+        assert breaker.open_until is None or breaker.open_until - NOW <= timedelta(seconds=POLICY.longest)

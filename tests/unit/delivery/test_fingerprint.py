@@ -28,16 +28,16 @@ def record(*rows: DeliveryRow, sha256: str = "a" * 64) -> RecordDeliveries:
 
 
 def of(row: DeliveryRow, *others: DeliveryRow, sha256: str = "a" * 64) -> str:
-    return digest(record(row, *others, sha256=sha256), row)
+    return input_fingerprint(record(row, *others, sha256=sha256), row)
 
 
-def test_the_same_inputs_have_the_same_digest_in_any_order() -> None:
+def test_the_same_inputs_have_the_same_fingerprint_in_any_order() -> None:
     both = replace(NOTEBOOK, depends_on=("cdcs", "mirror"))
-    assert of(both, holding(CDCS), MIRROR) == digest(record(MIRROR, holding(CDCS), both), both)
+    assert of(both, holding(CDCS), MIRROR) == input_fingerprint(record(MIRROR, holding(CDCS), both), both)
     assert len(of(CDCS)) == 64
 
 
-def test_another_document_is_another_digest() -> None:
+def test_another_document_is_another_fingerprint() -> None:
     assert of(CDCS, sha256="a" * 64) != of(CDCS, sha256="b" * 64)
 
 
@@ -75,9 +75,9 @@ def found(row: DeliveryRow, *others: DeliveryRow) -> bool:
 @pytest.mark.parametrize("state", [DeliveryState.SUCCEEDED, DeliveryState.FAILED])
 def test_what_was_brought_to_an_end_with_other_inputs_is_outdated(state: DeliveryState) -> None:
     row = replace(NOTEBOOK, state=state, succeeded_at=MOMENT if state is DeliveryState.SUCCEEDED else None)
-    assert found(replace(row, digest="of other inputs"), CDCS)
-    assert not found(replace(row, digest=of(NOTEBOOK, CDCS)), CDCS)
-    assert found(replace(row, digest=of(NOTEBOOK, CDCS)), holding(CDCS))
+    assert found(replace(row, input_fingerprint="of other inputs"), CDCS)
+    assert not found(replace(row, input_fingerprint=of(NOTEBOOK, CDCS)), CDCS)
+    assert found(replace(row, input_fingerprint=of(NOTEBOOK, CDCS)), holding(CDCS))
 
 
 @pytest.mark.parametrize(
@@ -95,20 +95,20 @@ def test_after_a_success_only_a_plugin_that_updates_is_asked_again(
     *, updates: bool, succeeded: bool, state: DeliveryState, is_outdated: bool
 ) -> None:
     at = MOMENT if succeeded else None
-    row = replace(CDCS, updates=updates, state=state, succeeded_at=at, digest="of other inputs")
+    row = replace(CDCS, updates=updates, state=state, succeeded_at=at, input_fingerprint="of other inputs")
     assert found(row) is is_outdated
 
 
 @pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.RETRYING])
 def test_what_is_due_anyway_is_not_outdated(state: DeliveryState) -> None:
-    assert not found(replace(CDCS, state=state, digest="of other inputs"))
+    assert not found(replace(CDCS, state=state, input_fingerprint="of other inputs"))
 
 
 @pytest.mark.parametrize("last", [None, "of other inputs"])
 def test_what_was_skipped_is_never_outdated(last: str | None) -> None:
-    """It may have failed, and been retried, before it was skipped: then it has a digest."""
-    assert not found(replace(CDCS, state=DeliveryState.SKIPPED, digest=last))
+    """It may have failed, and been retried, before it was skipped: then it has a fingerprint."""
+    assert not found(replace(CDCS, state=DeliveryState.SKIPPED, input_fingerprint=last))
 
 
 def test_what_was_never_tried_is_not_outdated() -> None:
-    assert not found(replace(CDCS, state=DeliveryState.FAILED, digest=None))
+    assert not found(replace(CDCS, state=DeliveryState.FAILED, input_fingerprint=None))

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 
 from nexus_tasks.delivery.retry import (
     MAX_MESSAGE_CHARACTERS,
+    MAY_EXIST,
     RetryPolicy,
     after_failure,
     after_result,
+    deferred,
     not_tried,
-    put_off,
 )
 from nexus_tasks.exporters.base import (
     ConfigurationError,
@@ -136,17 +137,17 @@ def test_a_delivery_given_up_with_a_lost_answer_says_that_the_object_may_exist(u
     end = after_failure(TransientError("reset"), 74, POLICY, unresolved)
     assert end.delivery_state is DeliveryState.FAILED
     assert end.error_message is not None
-    assert "The object may exist over there" in end.error_message
+    assert MAY_EXIST in end.error_message
 
 
 def test_however_long_the_last_failure_was_told_it_is_said_that_the_object_may_exist() -> None:
     end = after_failure(TransientError("x" * 3000), 74, POLICY, timedelta())
     assert end.error_message is not None
-    assert "The object may exist over there" in end.error_message
+    assert MAY_EXIST in end.error_message
 
 
 def test_an_attempt_that_may_not_go_on_yet_waits_and_is_not_counted() -> None:
-    end = put_off(timedelta(seconds=40), 3, "waiting until a lost answer can be looked up")
+    end = deferred(timedelta(seconds=40), 3, "waiting until a lost answer can be looked up")
     assert (end.state, end.delivery_state) == (AttemptState.DEFERRED, DeliveryState.RETRYING)
     assert (end.failures, end.wait) == (3, timedelta(seconds=40))
     assert not end.state.logged

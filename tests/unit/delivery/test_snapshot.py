@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from nexus_tasks.db.handover import DestinationSnapshot
-from nexus_tasks.delivery.snapshot import DependencyCycleError, freeze
+from nexus_tasks.delivery.snapshot import DependencyCycleError, snapshot_of
 from nexus_tasks.exporters.base import ExportContext, ExportDestination, ExportResult
 from nexus_tasks.exporters.registry import discover
 
@@ -29,16 +29,16 @@ class Declaring(Plain):
     requires: tuple[str, ...] = ()
 
 
-def frozen(*destinations: ExportDestination) -> dict[str, DestinationSnapshot]:
-    return {item.name: item for item in freeze(destinations)}
+def snapshot(*destinations: ExportDestination) -> dict[str, DestinationSnapshot]:
+    return {item.name: item for item in snapshot_of(destinations)}
 
 
-def test_nothing_enabled_is_nothing_frozen() -> None:
-    assert freeze([]) == []
+def test_nothing_enabled_is_an_empty_snapshot() -> None:
+    assert snapshot_of([]) == []
 
 
 def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other_and_the_archive_on_all() -> None:
-    items = frozen(*discover([]).destinations)
+    items = snapshot(*discover([]).destinations)
     assert items == {
         "cdcs": DestinationSnapshot("cdcs", 100, (), (), updates=True),
         "labarchives": DestinationSnapshot("labarchives", 90, ("cdcs",), (), updates=True),
@@ -48,7 +48,7 @@ def test_the_shipped_notebooks_depend_on_cdcs_and_not_on_each_other_and_the_arch
 
 
 def test_a_plugin_that_declares_nothing_depends_on_all_of_higher_priority() -> None:
-    items = frozen(Plain("first", 100), Plain("second", 50), Plain("equal", 50), Plain("third", 10))
+    items = snapshot(Plain("first", 100), Plain("second", 50), Plain("equal", 50), Plain("third", 10))
     assert items["first"].depends_on == ()
     assert items["second"].depends_on == ("first",)
     assert items["equal"].depends_on == ("first",)
@@ -56,27 +56,27 @@ def test_a_plugin_that_declares_nothing_depends_on_all_of_higher_priority() -> N
 
 
 def test_a_plugin_that_declares_an_empty_tuple_depends_on_nothing() -> None:
-    assert frozen(Plain("first", 100), Declaring("second", 50))["second"].depends_on == ()
+    assert snapshot(Plain("first", 100), Declaring("second", 50))["second"].depends_on == ()
 
 
 def test_a_dependency_that_is_not_enabled_is_dropped() -> None:
-    [item] = freeze([Declaring("elabftw", 85, depends_on=("cdcs",))])
+    [item] = snapshot_of([Declaring("elabftw", 85, depends_on=("cdcs",))])
     assert item.depends_on == ()
 
 
 def test_a_requirement_that_is_not_enabled_is_kept_so_that_the_delivery_is_skipped() -> None:
-    [item] = freeze([Declaring("mirror", 85, requires=("cdcs",))])
+    [item] = snapshot_of([Declaring("mirror", 85, requires=("cdcs",))])
     assert item.requires == ("cdcs",)
 
 
 def test_what_is_required_is_not_named_twice() -> None:
     mirror = Declaring("mirror", 85, depends_on=("cdcs", "elabftw"), requires=("cdcs",))
-    item = frozen(Plain("cdcs", 100), Plain("elabftw", 90), mirror)["mirror"]
+    item = snapshot(Plain("cdcs", 100), Plain("elabftw", 90), mirror)["mirror"]
     assert (item.depends_on, item.requires) == (("elabftw",), ("cdcs",))
 
 
 def test_a_dependency_of_lower_priority_is_kept() -> None:
-    assert frozen(Declaring("top", 99, depends_on=("last",)), Declaring("last", 1))["top"].depends_on == ("last",)
+    assert snapshot(Declaring("top", 99, depends_on=("last",)), Declaring("last", 1))["top"].depends_on == ("last",)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_a_dependency_of_lower_priority_is_kept() -> None:
 )
 def test_a_circle_is_refused_with_those_in_it(destinations: list[ExportDestination], named: str) -> None:
     with pytest.raises(DependencyCycleError, match=rf"^The destinations {named} depend on each other in a circle"):
-        freeze(destinations)
+        snapshot_of(destinations)
 
 
 def test_a_circle_through_a_destination_that_is_not_enabled_is_none() -> None:
-    assert freeze([Declaring("a", 1, depends_on=("b",))])
+    assert snapshot_of([Declaring("a", 1, depends_on=("b",))])

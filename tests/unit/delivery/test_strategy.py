@@ -8,7 +8,7 @@ from nexus_tasks.db.rows import DeliveryRow, RecordDeliveries
 from nexus_tasks.delivery.strategy import Verdict, verdict
 from nexus_tasks.states import DeliveryState, Strategy
 
-PENDING, WAITING = DeliveryState.PENDING, DeliveryState.RETRYING
+PENDING, RETRYING = DeliveryState.PENDING, DeliveryState.RETRYING
 SUCCEEDED, FAILED, SKIPPED = DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED
 
 
@@ -49,10 +49,10 @@ def test_a_record_without_deliveries_is_never_satisfied(strategy: Strategy) -> N
         ([FAILED], False, False, False),
         ([SUCCEEDED, SUCCEEDED], True, True, True),
         ([SUCCEEDED, PENDING], False, True, True),
-        ([SUCCEEDED, WAITING], False, True, True),
+        ([SUCCEEDED, RETRYING], False, True, True),
         ([SUCCEEDED, FAILED], False, True, True),
         ([SUCCEEDED, SKIPPED], False, True, True),
-        ([FAILED, WAITING], False, False, False),
+        ([FAILED, RETRYING], False, False, False),
         ([FAILED, FAILED], False, False, False),
         ([SKIPPED, SKIPPED], False, False, False),
     ],
@@ -73,18 +73,18 @@ def test_a_delivery_that_succeeded_once_has_succeeded(strategy: Strategy, state:
 
 @pytest.mark.parametrize("strategy", [Strategy.ALL, Strategy.BEST_EFFORT])
 def test_the_others_go_on_after_a_success(strategy: Strategy) -> None:
-    assert judged(strategy, delivery(1, SUCCEEDED), delivery(2, PENDING), delivery(3, WAITING)).skip == {}
+    assert judged(strategy, delivery(1, SUCCEEDED), delivery(2, PENDING), delivery(3, RETRYING)).skip == {}
 
 
 def test_first_success_skips_the_rest_with_the_reason() -> None:
     judgement = judged(
-        Strategy.FIRST_SUCCESS, delivery(1, FAILED), delivery(2, SUCCEEDED), delivery(3, PENDING), delivery(4, WAITING)
+        Strategy.FIRST_SUCCESS, delivery(1, FAILED), delivery(2, SUCCEEDED), delivery(3, PENDING), delivery(4, RETRYING)
     )
     assert judgement.satisfied
     assert judgement.skip == dict.fromkeys((3, 4), "d2 holds the record already")
 
 
-@pytest.mark.parametrize("state", [PENDING, WAITING])
+@pytest.mark.parametrize("state", [PENDING, RETRYING])
 def test_first_success_does_not_skip_the_holder_that_is_to_be_brought_up_to_date(state: DeliveryState) -> None:
     """Its record was rebuilt, or an operator asked for it to be made again."""
     judgement = judged(Strategy.FIRST_SUCCESS, delivery(1, state, succeeded_once=True), delivery(2, PENDING))
@@ -102,7 +102,7 @@ def test_what_requires_a_failed_destination_is_skipped_with_the_reason(strategy:
     assert judgement == Verdict(satisfied=False, skip={2: "it requires d1, which does not hold the record"})
 
 
-@pytest.mark.parametrize("state", [PENDING, WAITING, SUCCEEDED])
+@pytest.mark.parametrize("state", [PENDING, RETRYING, SUCCEEDED])
 def test_what_requires_a_destination_that_may_still_come_is_kept(state: DeliveryState) -> None:
     assert judged(Strategy.ALL, delivery(1, state), delivery(2, PENDING, requires=("d1",))).skip == {}
 
@@ -122,7 +122,7 @@ def test_a_chain_of_requirements_is_skipped_to_its_end(order: tuple[int, ...]) -
     rows = {
         1: delivery(1, FAILED),
         2: delivery(2, PENDING, requires=("d1",)),
-        3: delivery(3, WAITING, requires=("d2",)),
+        3: delivery(3, RETRYING, requires=("d2",)),
     }
     judgement = judged(Strategy.ALL, *(rows[number] for number in order))
     assert judgement.skip == {

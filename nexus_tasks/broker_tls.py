@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from nexus_tasks.config import SettingsError
+from nexus_tasks.config import Settings, SettingsError
 
 REDIS, RABBITMQ = "rediss", "amqps"
 FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 CHECKS = {"CERT_REQUIRED": ssl.CERT_REQUIRED, "CERT_NONE": ssl.CERT_NONE}
 CHECKS |= {"required": ssl.CERT_REQUIRED, "none": ssl.CERT_NONE}
 KNOWN = FILES | {"ssl_cert_reqs"}
+
+
+def broker_of(settings: Settings) -> tuple[str, dict[str, Any] | None]:
+    """The broker, as `tls_of` has it. Raises `SettingsError`."""
+    return tls_of(settings.broker_url, "NX_BROKER_URL")
+
+
+def results_of(settings: Settings) -> tuple[str, dict[str, Any] | None]:
+    """Where Celery keeps results, as `tls_of` has it. Raises `SettingsError`."""
+    setting = "NX_RESULT_BACKEND_URL" if settings.NX_RESULT_BACKEND_URL else "NX_BROKER_URL"
+    return tls_of(settings.result_backend_url, setting)
 
 
 def tls_of(url: str, setting: str) -> tuple[str, dict[str, Any] | None]:

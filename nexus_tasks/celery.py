@@ -23,19 +23,20 @@ from celery.signals import (
 )
 from kombu.entity import Queue
 
-from nexus_tasks.broker_tls import tls_of
+from nexus_tasks.broker_tls import broker_of, results_of
 from nexus_tasks.builder import tasks as builder_tasks
-from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE
+from nexus_tasks.builder.remote import BUILD
 from nexus_tasks.builder.tasks import BUILD_HARD_LIMIT_S, DISPATCH_BUILDS
 from nexus_tasks.config import Settings, get_settings
-from nexus_tasks.db.engine import forget_engines_after_fork
+from nexus_tasks.db.engine import forget_connections_after_fork
 from nexus_tasks.delivery import tasks
-from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, DISPATCH, EXPORT, EXPORTS_QUEUE, PRUNE
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, DISPATCH, PRUNE
 from nexus_tasks.deployment import deployment_of
-from nexus_tasks.exporters.registry import Registry, get_registry
+from nexus_tasks.exporters.registry import Registry, get_registry, import_exporters
 from nexus_tasks.monitoring.logs import write_log_files
 from nexus_tasks.monitoring.presence import Presence
 from nexus_tasks.monitoring.task_events import BatchedTaskEvents
+from nexus_tasks.queues import BUILDS_QUEUE, EXPORT, EXPORTS_QUEUE
 from nexus_tasks.redis_transport import AmqpWithOneClient
 
 VISIBILITY_TIMEOUT_S = 3600  # a Redis message that is not acknowledged this long comes again
@@ -146,10 +147,8 @@ def _queue(name: str) -> Queue:
 def configuration(settings: Settings, registry: Registry) -> dict[str, Any]:
     """What Celery is told."""
     queues = [EXPORT + destination.name for destination in registry.destinations] + [EXPORTS_QUEUE, BUILDS_QUEUE]
-    broker_url, broker_tls = tls_of(settings.broker_url, "NX_BROKER_URL")
-    results_url, results_tls = tls_of(
-        settings.result_backend_url, "NX_RESULT_BACKEND_URL" if settings.NX_RESULT_BACKEND_URL else "NX_BROKER_URL"
-    )
+    broker_url, broker_tls = broker_of(settings)
+    results_url, results_tls = results_of(settings)
     return {
         "broker_url": broker_url,
         "result_backend": result_backend(results_url),
@@ -245,6 +244,7 @@ def _load_everything(sender: Any, **_: Any) -> None:
     An engine connects when it is first used, so no connection is inherited.
     """
     deployment_of(sender.app)
+    import_exporters()
 
 
 @worker_before_create_process.connect  # type: ignore[untyped-decorator]
@@ -259,7 +259,7 @@ def _share_memory(**_: Any) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _after_fork(**_: Any) -> None:
-    forget_engines_after_fork()
+    forget_connections_after_fork()
 
 
 @heartbeat_sent.connect  # type: ignore[untyped-decorator]

@@ -43,6 +43,9 @@ class DeliveryState(StrEnum):
         return self in {DeliveryState.SUCCEEDED, DeliveryState.FAILED, DeliveryState.SKIPPED}
 
 
+RUNNING = "running"  # shown and not stored: a delivery with an open attempt that a worker has begun
+
+
 class RunState(StrEnum):
     """One Celery canvas over deliveries of one record."""
 

@@ -16,10 +16,10 @@ from nexus_tasks.broker import BrokerError, queue_lengths
 from nexus_tasks.db import builds, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.queues import BUILDS_QUEUE
 from nexus_tasks.states import SessionStatus
 
 BUILD = "records.build"
-BUILDS_QUEUE = "builds"
 MOST_MESSAGES = 1000  # in the queue at once; the backlog stays in PostgreSQL
 MOST_DEATHS = 3  # of builders in one session, after which it is not built again by itself
 

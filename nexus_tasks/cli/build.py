@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from nexus_tasks.builder import remote
 from nexus_tasks.builder.record_builder import SessionOutcome, process_new_records
+from nexus_tasks.cli.known import check_known
 from nexus_tasks.cli.output import (
     CommandError,
     Json,
@@ -17,7 +18,6 @@ from nexus_tasks.cli.output import (
     print_warnings,
     sessions_table,
 )
-from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction

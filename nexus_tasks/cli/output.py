@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nexus_tasks.monitoring.status import RUNNING, DeliveryStatus, SessionView
 from nexus_tasks.plain_error import PlainError
-from nexus_tasks.states import DeliveryState, SessionStatus
+from nexus_tasks.states import RUNNING, DeliveryState, SessionStatus
+
+if TYPE_CHECKING:
+    from nexus_tasks.monitoring.status import DeliveryStatus, SessionView
 
 console = Console()
 errors = Console(stderr=True)
@@ -57,7 +59,7 @@ def coloured(state: str) -> str:
     return f"[{style}]{state}[/]" if style else state
 
 
-def sessions_table(views: Sequence[SessionView]) -> Table:
+def sessions_table(views: "Sequence[SessionView]") -> Table:
     """Session × destination, with links and times."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("session", overflow="fold", min_width=12)
@@ -80,7 +82,7 @@ def sessions_table(views: Sequence[SessionView]) -> Table:
     return table
 
 
-def _building(view: SessionView) -> str | None:
+def _building(view: "SessionView") -> str | None:
     """What is to be said of the session's record before it is there, or while it is made again."""
     build = view.build
     if build is None:
@@ -94,7 +96,7 @@ def _building(view: SessionView) -> str | None:
     return f"{build.problem or 'waits'} (looked at again {build.not_before.astimezone():%H:%M:%S})"
 
 
-def _cells(view: SessionView, delivery: DeliveryStatus) -> tuple[str, str, str, str]:
+def _cells(view: "SessionView", delivery: "DeliveryStatus") -> tuple[str, str, str, str]:
     told = delivery.record_url or delivery.error_message or ""
     if delivery.next_attempt_at is not None:
         told = f"{told} (next try {delivery.next_attempt_at.astimezone():%H:%M:%S})"

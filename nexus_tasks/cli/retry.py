@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from nexus_tasks.cli.known import check_known
 from nexus_tasks.cli.output import CommandError, console, print_warnings
-from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.db import builds
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.delivery import admin

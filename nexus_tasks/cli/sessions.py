@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection
 
 from nexus_tasks.builder.session_details import SessionDetails, SessionDetailsError
+from nexus_tasks.cli.known import known_rows
 from nexus_tasks.cli.output import CommandError, Json, coloured, console, print_json
 from nexus_tasks.cli.session_files import read_session_file, samples_of
 from nexus_tasks.cli.session_import import has_record, import_sessions
@@ -18,7 +18,6 @@ from nexus_tasks.cli.times import moment
 from nexus_tasks.db import sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import SessionRow
-from nexus_tasks.deployment import Deployment
 from nexus_tasks.entry import current_deployment
 from nexus_tasks.states import SessionStatus
 
@@ -42,24 +41,6 @@ SampleDescriptions = Annotated[
     list[str] | None, typer.Option("--sample-description", help="What it is; one for each sample.")
 ]
 Notes = Annotated[str | None, typer.Option(help="Anything else.")]
-
-
-def check_known(deployment: Deployment, identifiers: list[str] | None) -> list[str] | None:
-    """The identifiers, None when none were given; raises `CommandError` for one that is not known."""
-    if not identifiers:
-        return None
-    with transaction(deployment.engine) as connection:
-        _known(connection, identifiers)
-    return identifiers
-
-
-def _known(connection: Connection, identifiers: Sequence[str]) -> list[SessionRow]:
-    rows = sessions.sessions(connection, identifiers)
-    known = {row.session_identifier for row in rows}
-    for identifier in identifiers:
-        if identifier not in known:
-            raise CommandError(f"There is no session {identifier}: see `nexus-tasks sessions list`.")
-    return rows
 
 
 @cli.command()
@@ -133,7 +114,7 @@ def describe(
     if not said:
         raise CommandError("Say what to change, for example with --title: see `nexus-tasks sessions describe --help`.")
     with transaction(current_deployment().engine) as connection:
-        [row] = _known(connection, [session])
+        [row] = known_rows(connection, [session])
         sessions.add_one_at_a_time(connection)  # what two say at once is all kept
         details = _changed(sessions.details(connection, [session]).get(session, {}), said)
         sessions.set_details(connection, session, details)
@@ -181,7 +162,7 @@ def list_(*, json: Json = False) -> None:
 def show(session: str, *, json: Json = False) -> None:
     """Show one session."""
     with transaction(current_deployment().engine) as connection:
-        rows = _known(connection, [session])
+        rows = known_rows(connection, [session])
         details = sessions.details(connection, [session]).get(session, {})
     if json:
         print_json([{**row.__dict__, "details": details} for row in rows])

@@ -6,8 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nexus_tasks.cli.known import check_known
 from nexus_tasks.cli.output import Json, console, print_json, sessions_table
-from nexus_tasks.cli.sessions import check_known
 from nexus_tasks.cli.waiting import at_rest, watch
 from nexus_tasks.db import upload_log
 from nexus_tasks.db.engine import transaction

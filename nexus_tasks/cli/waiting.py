@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from rich.live import Live
-
 from nexus_tasks.cli.output import errors, sessions_table
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.status import SessionView, view
@@ -21,6 +19,8 @@ def watch(
     live: bool,
 ) -> list[SessionView]:
     """Poll the rows until `until` holds; with `live`, keep a table on standard error up to date meanwhile."""
+    from rich.live import Live
+
     with Live(console=errors, transient=True, auto_refresh=False) if live else _Quiet() as display:
         while True:
             views = view(deployment.engine, deployment.settings, identifiers)

@@ -1,8 +1,8 @@
 """The statements of an attempt: start, commit an intent, finish, schedule a retry, snooze, expire, cancel.
 
-The phases that every attempt passes through are one statement each, and that is a transaction of its own. Rows are locked
-in one order, so that nobody waits in a circle: record, run, attempt, delivery, destination. Where one statement changes
-several rows, each change reads what the one before it has returned, which keeps that order.
+The phases that every attempt passes through are one statement each, and that is a transaction of its own. Rows are
+locked in one order, so that nobody waits in a circle: record, run, attempt, delivery, destination. Where one statement
+changes several rows, each change reads what the one before it has returned, which keeps that order.
 
 A `started` attempt belongs to an open run: whoever closes a run ends its attempts first, or orphans them.
 """
@@ -14,9 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy import Connection, CursorResult, Engine, RowMapping, text
 
-from nexus_tasks.db.columns import ANY_INTENT, BREAKER, DELIVERY_JSON, breaker, delivery_rows_of_json, record_row
+from nexus_tasks.db.columns import ANY_INTENT, BREAKER, DELIVERY_JSON, Found, breaker, delivery_rows_of_json, record_row
 from nexus_tasks.db.engine import execute
 from nexus_tasks.db.rows import AttemptEnd, AttemptRow, Breaker, RecordDeliveries, RecordRow
 from nexus_tasks.states import AttemptState, DeliveryState, RunKind, RunState
@@ -209,10 +209,9 @@ class FinishedRow:
 
 def start(engine: Engine, attempt_id: int, run_token: UUID, lease: UUID, lasting: timedelta) -> StartedRow | None:
     """Take the lease on an attempt of an open run, and read what it needs; None when the attempt is not to be had."""
-    row = execute(engine, _START, {"attempt": attempt_id, "token": run_token, "lease": lease, "lasting": lasting})
-    if row is None:
+    found = execute(engine, _START, {"attempt": attempt_id, "token": run_token, "lease": lease, "lasting": lasting})
+    if found is None:
         return None
-    found = row._mapping
     record = record_row(found)
     deliveries = delivery_rows_of_json(found["deliveries"])
     return StartedRow(
@@ -247,7 +246,7 @@ def extend(engine: Engine, attempt_id: int, lease: UUID, lasting: timedelta, kno
 def keep_identifiers(engine: Engine, delivery_id: int, known: Known) -> dict[str, Any]:
     """Store what steps have made, where no identifier is stored yet; what is known by step then. Needs no lease."""
     row = execute(engine, _KEEP, {"delivery": delivery_id, "known": Jsonb(dict(known))})
-    return dict(row.remote) if row is not None else {}
+    return dict(row["remote"]) if row is not None else {}
 
 
 def finish(
@@ -260,7 +259,7 @@ def finish(
     known: Known,
     fingerprint: str,
 ) -> FinishedRow | None:
-    """Write how an attempt ended, what becomes of its delivery, and what is known by step; None if the lease is gone."""
+    """Write how an attempt ended, what becomes of its delivery, and what is known by step; None without the lease."""
     state = end.delivery_state
     parameters = {
         "attempt": attempt_id,
@@ -280,12 +279,12 @@ def finish(
         "remote_record_url": end.remote_record_url,
         "remote_metadata": Jsonb(end.remote_metadata or {}),
     }
-    row: Row[Any] | None
+    found: Found | None
     if isinstance(on, Engine):
-        row = execute(on, _FINISH, parameters)
+        found = execute(on, _FINISH, parameters)
     else:
-        row = on.execute(_FINISH, parameters).one_or_none()
-    return None if row is None else FinishedRow(breaker(row._mapping), bool(row.worth_planning))
+        found = on.execute(_FINISH, parameters).mappings().one_or_none()
+    return None if found is None else FinishedRow(breaker(found), bool(found["worth_planning"]))
 
 
 def schedule_retry(
@@ -311,23 +310,23 @@ def _release(connection: Connection, attempt_id: int, lease: UUID, *, known: Kno
 
 def get(connection: Connection, attempt_id: int) -> AttemptRow | None:
     """The attempt with what surrounds it."""
-    return _one(connection.execute(_GET, {"attempt": attempt_id}).one_or_none())
+    return _one(connection.execute(_GET, {"attempt": attempt_id}))
 
 
 def lock(connection: Connection, attempt_id: int) -> AttemptRow | None:
     """As `get`; its run and itself are locked until the end of the transaction."""
     connection.execute(_LOCK_RUN, {"attempt": attempt_id})
-    return _one(connection.execute(_LOCK, {"attempt": attempt_id}).one_or_none())
+    return _one(connection.execute(_LOCK, {"attempt": attempt_id}))
 
 
 def lock_of_run(connection: Connection, run_id: int) -> tuple[AttemptRow, ...]:
     """Every attempt of a run that is locked already, locked as well."""
-    return tuple(_attempt_row(row) for row in connection.execute(_LOCK_OF_RUN, {"run": run_id}))
+    return tuple(_attempt_row(row) for row in connection.execute(_LOCK_OF_RUN, {"run": run_id}).mappings())
 
 
 def of_records(connection: Connection, record_ids: Collection[int]) -> list[AttemptRow]:
     """Every attempt at the deliveries of those records, oldest first."""
-    return [_attempt_row(row) for row in connection.execute(_OF_RECORDS, {"records": list(record_ids)})]
+    return [_attempt_row(row) for row in connection.execute(_OF_RECORDS, {"records": list(record_ids)}).mappings()]
 
 
 def expire(connection: Connection, attempt_id: int, error_message: str | None, fingerprint: str) -> None:
@@ -365,12 +364,13 @@ def later_started(connection: Connection, attempt: AttemptRow) -> bool:
     return connection.execute(_LATER_STARTED, parameters).first() is not None
 
 
-def _one(row: Row[Any] | None) -> AttemptRow | None:
+def _one(found: CursorResult[Any]) -> AttemptRow | None:
+    row = found.mappings().one_or_none()
     return None if row is None else _attempt_row(row)
 
 
-def _attempt_row(row: Row[Any]) -> AttemptRow:
-    columns = dict(row._mapping)
+def _attempt_row(row: RowMapping) -> AttemptRow:
+    columns = dict(row)
     columns["state"] = AttemptState(columns["state"])
     columns["run_state"] = RunState(columns["run_state"])
     columns["run_kind"] = RunKind(columns["run_kind"])

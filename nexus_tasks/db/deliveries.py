@@ -66,11 +66,11 @@ def of_records(connection: Connection, record_ids: Collection[int]) -> list[Reco
         return []
     rows: dict[int, list[DeliveryRow]] = {}
     records: dict[int, tuple[Strategy, str, str]] = {}
-    for row in connection.execute(_OF_RECORDS, {"records": list(record_ids)}):
-        records[row.of_record] = (Strategy(row.strategy), row.sha256, row.session_identifier)
-        found = rows.setdefault(row.of_record, [])
-        if row.id is not None:
-            found.append(delivery_row(row._mapping))
+    for row in connection.execute(_OF_RECORDS, {"records": list(record_ids)}).mappings():
+        records[row["of_record"]] = (Strategy(row["strategy"]), row["sha256"], row["session_identifier"])
+        found = rows.setdefault(row["of_record"], [])
+        if row["id"] is not None:
+            found.append(delivery_row(row))
     return [
         RecordDeliveries(record_id, strategy, tuple(rows[record_id]), sha256, session)
         for record_id, (strategy, sha256, session) in records.items()

@@ -43,7 +43,7 @@ _TAKE_TOKEN = text("""
         AND (rate_limit_token IS NULL OR rate_limit_token = :token OR rate_limit_until <= clock_timestamp())
     RETURNING last_call_at, clock_timestamp() AS now
 """)
-_HAS_ROW = text("SELECT 1 FROM destination WHERE name = :name")
+_HAS_ROW = text("SELECT name FROM destination WHERE name = :name")
 _RELEASE_TOKEN = text("""
     UPDATE destination SET rate_limit_token = NULL, rate_limit_until = NULL,
         last_call_at = greatest(last_call_at, clock_timestamp() - CAST(:ago AS interval))
@@ -85,8 +85,8 @@ def _limits(max_in_flight: Mapping[str, int]) -> dict[str, Any]:
 def all_rows(connection: Connection) -> list[DestinationRow]:
     """Every destination that a record was ever sent to."""
     return [
-        DestinationRow(row.name, row.max_in_flight, row.in_flight, breaker(row._mapping))
-        for row in connection.execute(_ALL)
+        DestinationRow(row["name"], row["max_in_flight"], row["in_flight"], breaker(row))
+        for row in connection.execute(_ALL).mappings()
     ]
 
 
@@ -100,14 +100,14 @@ def is_known(engine: Engine, name: str) -> bool:
 
 def breaker_of(connection: Connection, name: str) -> Breaker:
     """The destination's circuit breaker."""
-    row = connection.execute(_BREAKER, {"name": name}).one_or_none()
-    return Breaker() if row is None else breaker(row._mapping)
+    row = connection.execute(_BREAKER, {"name": name}).mappings().one_or_none()
+    return Breaker() if row is None else breaker(row)
 
 
 def lock_breaker(connection: Connection, name: str) -> Breaker:
     """As `breaker_of`, locked until the end of the transaction: failures are counted one after the other."""
-    row = connection.execute(_LOCK_BREAKER, {"name": name}).one_or_none()
-    return Breaker() if row is None else breaker(row._mapping)
+    row = connection.execute(_LOCK_BREAKER, {"name": name}).mappings().one_or_none()
+    return Breaker() if row is None else breaker(row)
 
 
 def set_breaker(connection: Connection, name: str, value: Breaker) -> None:
@@ -121,7 +121,7 @@ def set_breaker(connection: Connection, name: str, value: Breaker) -> None:
 def take_rate_limit_token(engine: Engine, name: str, token: UUID, lasting: timedelta) -> RateLimitToken | None:
     """Become, or stay, the only one that calls the destination, for so long; None while somebody else is."""
     row = execute(engine, _TAKE_TOKEN, {"name": name, "token": token, "lasting": lasting})
-    return None if row is None else RateLimitToken(row.last_call_at, row.now)
+    return None if row is None else RateLimitToken(row["last_call_at"], row["now"])
 
 
 def release_rate_limit_token(engine: Engine, name: str, token: UUID, last_call: timedelta | None) -> None:

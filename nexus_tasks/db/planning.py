@@ -37,7 +37,7 @@ _SHAPES = """
         ) AS following
     )
 """
-# A shape names the destinations that go first. Of an open circuit nothing is awaited; a name with a colon is awaited anyhow.
+# A shape names the destinations that go first. An open circuit is not awaited; what has a colon is awaited anyhow.
 _DUE = text(f"""
     {_SHAPES}
     SELECT taken.record_id, shape.destination, shape.waits_for = :quarantine AS quarantined
@@ -126,7 +126,7 @@ def request(engine: Engine) -> None:
 def requested(engine: Engine) -> int:
     """How many plannings have been requested of a planner at work."""
     row = execute(engine, _REQUESTED, {})
-    return 0 if row is None else int(row.requested)
+    return 0 if row is None else int(row["requested"])
 
 
 def due(connection: Connection, capacity: Mapping[str, int], not_awaited: Collection[str]) -> list[Due]:

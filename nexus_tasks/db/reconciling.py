@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from nexus_tasks.db.columns import DELIVERY, delivery_row, record_row
 from nexus_tasks.db.rows import RecordDeliveries, RecordRow
@@ -80,19 +80,19 @@ class Reconcilable:
 
 def lock(connection: Connection, record_id: int) -> RecordRow:
     """The record, locked until the end of the transaction: verdicts about it are made one after the other."""
-    return record_row(connection.execute(_LOCK, {"record": record_id}).one()._mapping)
+    return record_row(connection.execute(_LOCK, {"record": record_id}).mappings().one())
 
 
 def lock_of_run(connection: Connection, run_id: int) -> RecordRow | None:
     """As `lock`, of the record that a run belongs to; None when there is no such run."""
-    row = connection.execute(_LOCK_OF_RUN, {"run": run_id}).one_or_none()
-    return None if row is None else record_row(row._mapping)
+    row = connection.execute(_LOCK_OF_RUN, {"run": run_id}).mappings().one_or_none()
+    return None if row is None else record_row(row)
 
 
 def close_and_log(connection: Connection, record: RecordRow) -> Reconcilable:
     """Close the record's run if its attempts have ended, log their answers, and read what the deliveries are now."""
     parameters = {"record": record.id, "session": record.session_identifier}
-    found: list[RowMapping] = [row._mapping for row in connection.execute(_CLOSE, parameters)]
+    found = connection.execute(_CLOSE, parameters).mappings().all()
     rows = [each for each in found if each["id"] is not None]
     status = found[0]["session_status"]
     return Reconcilable(

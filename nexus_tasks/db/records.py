@@ -39,7 +39,7 @@ def of_session(connection: Connection, session_identifier: str) -> RecordRow | N
 
 def lock_of_session(connection: Connection, session_identifier: str) -> RecordRow:
     """The record of a session that has one, locked until the end of the transaction."""
-    return record_row(connection.execute(_LOCK_OF_SESSION, {"session": session_identifier}).one()._mapping)
+    return record_row(connection.execute(_LOCK_OF_SESSION, {"session": session_identifier}).mappings().one())
 
 
 def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None) -> list[RecordRow]:
@@ -48,7 +48,7 @@ def of_sessions(connection: Connection, identifiers: Sequence[str] | None = None
         found = connection.execute(_ALL)
     else:
         found = connection.execute(_OF_SESSIONS, {"sessions": list(identifiers)})
-    return [record_row(row._mapping) for row in found]
+    return [record_row(row) for row in found.mappings()]
 
 
 def lock_all(connection: Connection, record_ids: Collection[int]) -> None:
@@ -62,7 +62,7 @@ def archivable(connection: Connection, *, after: int, limit: int) -> list[Record
     Those that others are at now are left out.
     """
     found = connection.execute(_ARCHIVABLE, {"after": after, "limit": limit})
-    return [record_row(row._mapping) for row in found]
+    return [record_row(row) for row in found.mappings()]
 
 
 def archived(connection: Connection, record_id: int) -> None:

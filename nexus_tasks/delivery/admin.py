@@ -185,7 +185,7 @@ def _delivery(connection: Connection, session_identifier: str, destination: str)
 
 
 def _known_breaker(connection: Connection, deployment: Deployment, destination: str) -> Breaker:
-    """The destination's circuit breaker; its row is made now if its plugin is known and no record was sent to it yet."""
+    """The destination's circuit breaker; its row is made now if its plugin is known and no record was sent to it."""
     if all(row.name != destination for row in destinations.all_rows(connection)):
         plugin = plugin_of(deployment, destination)
         destinations.ensure(connection, {destination: max_in_flight(plugin, deployment.settings)})

@@ -1,7 +1,7 @@
 """One attempt of one delivery: what the export tasks do between Celery and a destination.
 
-`start` takes the lease and reads everything that the attempt needs; `plugin_call` calls the plugin; then `finish` writes
-how the attempt ended, or `schedule_retry` or `snooze` give up the lease until Celery's next try.
+`start` takes the lease and reads everything that the attempt needs; `plugin_call` calls the plugin; then `finish`
+writes how the attempt ended, or `schedule_retry` or `snooze` give up the lease until Celery's next try.
 """
 
 import logging
@@ -86,7 +86,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a task returns; `worth_planning` says that its destination has capacity again, and something is due there."""
+    """What a task returns; `worth_planning`: its destination has capacity again, and something is due there."""
 
     result: dict[str, Any]
     worth_planning: bool = False

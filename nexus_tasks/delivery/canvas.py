@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from celery import Celery, Signature, chain, group
 
-EXPORT = "export."  # + the destination's name: the name of its task, and of its queue
-EXPORTS_QUEUE = "exports"  # of all other tasks, the dispatch of builds among them, which must not wait for builds
+from nexus_tasks.queues import EXPORT
+
 FINALIZE = "finalize"
 COLLECT = "collect"
 DISPATCH = "dispatch"

@@ -1,6 +1,6 @@
 """Decides when a destination is left alone: pure; stored in its row, asked by the planner and by every attempt.
 
-After some records in a row have failed the circuit opens, also at once for a configuration failure or a long Retry-After.
+After some records in a row have failed the circuit opens; at once for a configuration failure or a long Retry-After.
 When its time is over it is half-open: one probe goes out, and a probe that fails opens it for twice as long.
 """
 

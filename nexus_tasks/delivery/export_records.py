@@ -178,7 +178,7 @@ class _HandOver:
         return added.record_id
 
     def _take_over_again(self, connection: Connection, record: RecordToExport, built: handover.BuiltRecord) -> int:
-        """Of a record that was handed over before; if it was rebuilt, its deliveries are brought up to date in place."""
+        """Of a record that was handed over before; if it was rebuilt, its deliveries are updated in place."""
         known = records.lock_of_session(connection, record.session_identifier)
         found = sessions.sessions(connection, [record.session_identifier])
         instrument_pid, status = (found[0].instrument_pid, found[0].status) if found else (None, None)
@@ -201,7 +201,7 @@ class _HandOver:
         session_instrument: str | None,
         session_status: SessionStatus | None,
     ) -> None:
-        """Add the events of the session; those of one that another builder knows may be new here, and its instrument."""
+        """Add the events of the session; those of another builder's may be new here, and its instrument."""
         _check_instrument(record, session_instrument)
         if not instrument_known:
             instrument = InstrumentRow(record.instrument_pid, None, None, None, record.timezone)

@@ -1,4 +1,4 @@
-"""Fingerprints the inputs of a delivery: pure. When they differ from those it was sent with, the delivery is due again."""
+"""Fingerprints the inputs of a delivery: pure. When they differ from those it was sent with, it is due again."""
 
 import hashlib
 import json

@@ -200,7 +200,7 @@ class DeliveryStore:
         return intent
 
     def keep(self, step: str, known: Known, *, at_once: bool) -> Known:
-        """As `Store.keep`: where the step has no look-up its identifier is stored at once, else with the next commit."""
+        """As `Store.keep`: with the next commit, or at once where the step has no look-up."""
         self._set(step, known)
         if at_once:
             patiently(self.save)
@@ -218,7 +218,7 @@ class DeliveryStore:
             self._saved()
 
     def save(self) -> None:
-        """Commit what is not saved yet, even when the lease is lost by now: an identifier that is there already wins."""
+        """Commit what is not saved yet, even without the lease: an identifier that is stored already wins."""
         try:
             self.lease.extend(known=self.unsaved)
         except LeaseLostError:

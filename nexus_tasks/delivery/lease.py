@@ -1,7 +1,7 @@
 """The lease: it lets one worker at a time work on a delivery. On the attempt's row, by PostgreSQL's clock.
 
-The worker keeps a cautious copy of its end on its own monotonic clock, so that the last check, directly before the bytes
-leave, costs no query. A process that was frozen past its lease finds it gone and sends nothing.
+The worker keeps a cautious copy of its end on its own monotonic clock, so that the last check, directly before the
+bytes leave, costs no query. A process that was frozen past its lease finds it gone and sends nothing.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Decides what goes out now, and what each delivery waits for: pure, tested without a database.
 
-`waits_for` is worked out when a record's rows change, and stored with each delivery, so that the planner finds what may go
-by an index. `plan` then makes runs of the records that it found: a run takes a record's due deliveries whose
+`waits_for` is evaluated when a record's rows change, and stored with each delivery, so that the planner finds what may
+go by an index. `plan` then makes runs of the records that it found: a run takes a record's due deliveries whose
 destinations have capacity. Scarce capacity goes first to deliveries that wait for nothing.
 """
 
@@ -12,8 +12,8 @@ from datetime import datetime
 from nexus_tasks.db.rows import QUARANTINE, DeliveryRow, RecordDeliveries
 from nexus_tasks.states import DeliveryState, RunKind, Strategy
 
-# What a delivery waits for is text: names of destinations joined by commas, each of which goes first unless its circuit is
-# open; or QUARANTINE, or one of these with the destination that it is about, which no open circuit lifts. Names of
+# What a delivery waits for is text: names of destinations joined by commas, each of which goes first unless its circuit
+# is open; or QUARANTINE, or one of these with the destination that it is about, which no open circuit lifts. Names of
 # destinations hold no colon.
 REQUIRED = "required:"  # a destination that it requires does not hold the record
 UNRESOLVED = "unresolved:"  # first_success: it is not known yet whether another destination holds the record

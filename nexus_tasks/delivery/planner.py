@@ -1,7 +1,7 @@
 """The planner: opens runs for what is due, commits them, then publishes their canvases.
 
-Many ask for a planning, one makes it: who finds a planner at work leaves word, and that one plans once more. One planning
-opens any number of runs with a handful of statements.
+Many ask for a planning, one makes it: who finds a planner at work leaves word, and that one plans once more. One
+planning opens any number of runs with a handful of statements.
 """
 
 import logging

@@ -51,7 +51,7 @@ def reconcile_run(engine: Engine, run_id: int, settings: Settings) -> Reconciled
 
 
 def reconcile_within(connection: Connection, record_id: int) -> Reconciled:
-    """As `reconcile`, in the caller's transaction: for a change that nobody would reconcile if its process died after it.
+    """As `reconcile`, in the caller's transaction: for a change that would stay as it is if its process died after it.
 
     Locks the record first, so the caller has locked nothing that is under it: no run, attempt or delivery.
     """

@@ -1,9 +1,9 @@
 """Finds lost runs and makes their deliveries due again.
 
-A run carries the time after which the rescuer looks at it. With no live lease and no recent event by then, the run is lost,
-unless its message may still be waiting in a queue that workers read. One whose message lies in a queue that nobody reads
-is lost some minutes later, so that its other deliveries become final. Its message is an orphan then, and counts as in
-flight: into such a queue no more is sent than may be in flight.
+A run carries the time after which the rescuer looks at it. With no live lease and no recent event by then, the run is
+lost, unless its message may still be waiting in a queue that workers read. One whose message lies in a queue that
+nobody reads is lost some minutes later, so that its other deliveries become final. Its attempt is orphaned then, and
+counts as in flight: into such a queue no more is sent than may be in flight.
 """
 
 import logging
@@ -18,11 +18,11 @@ from nexus_tasks.broker import queue_lengths
 from nexus_tasks.db import attempts, deliveries, rescuing, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import QUARANTINE_AFTER, AttemptRow, OverdueRun
-from nexus_tasks.delivery.canvas import EXPORT
 from nexus_tasks.delivery.fingerprint import input_fingerprint
 from nexus_tasks.delivery.reconcile import reconcile_within
 from nexus_tasks.delivery.retry import MAY_EXIST
 from nexus_tasks.deployment import Deployment
+from nexus_tasks.queues import EXPORT
 from nexus_tasks.states import AttemptState, RunKind, RunState
 
 DEATHS_IN_QUARANTINE = 3  # deaths in a run of its own after which a delivery fails
@@ -42,8 +42,8 @@ class Waiting(Enum):
 class LostRun:
     """What to write for a lost run.
 
-    `expired`: attempts whose worker died, with why the delivery fails by it, or None. `cancelled`: attempts whose message
-    is gone. `queued`: attempts whose message may still lie in its queue.
+    `expired`: attempts whose worker died, with why the delivery fails by it, or None. `cancelled`: attempts whose
+    message is gone. `queued`: attempts whose message may still lie in its queue.
     """
 
     expired: tuple[tuple[AttemptRow, str | None], ...] = ()

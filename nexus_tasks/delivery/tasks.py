@@ -1,7 +1,7 @@
 """The Celery tasks: `export.<destination>` for each destination, `finalize`, `dispatch`, `archive`, `prune`.
 
-They only carry: what is decided and written is in `attempt`, `reconcile` and `planner`. Short retries are Celery's: three
-tries within about half a minute. A task whose tries are used up *returns* its failure, so that the chord's body runs.
+They only carry: what is decided and written is in `attempt`, `reconcile` and `planner`. Short retries are Celery's:
+three tries within about half a minute. A task whose tries are used up *returns* its failure, so the chord's body runs.
 """
 
 import logging
@@ -17,7 +17,7 @@ from nexus_tasks.db import destinations, workers
 from nexus_tasks.db.engine import DatabaseError, transaction
 from nexus_tasks.db.patience import patiently
 from nexus_tasks.delivery import archive, attempt
-from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, EXPORT, FINALIZE, PRUNE
+from nexus_tasks.delivery.canvas import ARCHIVE, BY_BEAT, COLLECT, DISPATCH, FINALIZE, PRUNE
 from nexus_tasks.delivery.idempotency import NotYetResolvableError
 from nexus_tasks.delivery.lease import LeaseLostError
 from nexus_tasks.delivery.planner import dispatch
@@ -30,6 +30,7 @@ from nexus_tasks.delivery.retry import asked_wait
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.base import ConfigurationError, ExportDestination, ExportError, TransientError
 from nexus_tasks.exporters.registry import Registry
+from nexus_tasks.queues import EXPORT
 from nexus_tasks.task_base import DATABASE_RETRY_S, DatabaseTask, of_its_own
 
 LEAST_BACKOFF_S = 1  # LabArchives asks for a second before the first retry; it does the others no harm
@@ -50,8 +51,8 @@ def register(app: Celery, registry: Registry) -> None:
 class ExportTask(DatabaseTask):
     """One try of one attempt. The first argument is the result of the task before it: what Flower shows.
 
-    Celery counts all its retries together, those of a rate limit as well, so there is no limit to them here: NX_TRIES is
-    kept on the attempt's row, and a message ends with its run.
+    Celery counts all its retries together, those of a rate limit as well, so there is no limit to them here: NX_TRIES
+    is kept on the attempt's row, and a message ends with its run.
     """
 
     soft_time_limit = EXPORT_SOFT_LIMIT_S

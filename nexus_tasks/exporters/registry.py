@@ -23,6 +23,7 @@ from nexus_tasks.config import get_settings
 from nexus_tasks.exporters import destinations as shipped
 from nexus_tasks.exporters.base import ExportDestination
 
+EXPORTERS = "nexus_tasks.exporters"
 ENTRY_POINT_GROUP = "nexus_tasks.destinations"
 DEFAULT_WINDOW = 16  # records on their way to one destination at once, over all workers
 LONGEST_INTERVAL = 60  # seconds between two calls; a lease is taken for about as long
@@ -83,6 +84,12 @@ def get_registry() -> Registry:
     for problem in registry.problems:
         logger.warning("%s", problem)
     return registry
+
+
+def import_exporters() -> None:
+    """Import what the destinations that ship need for an export; without this, their first export does."""
+    for module in pkgutil.iter_modules(shipped.__path__):
+        importlib.import_module(f"{EXPORTERS}.{module.name}.export")
 
 
 def get_enabled_destinations() -> list[ExportDestination]:

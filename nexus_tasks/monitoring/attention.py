@@ -9,16 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from alembic.runtime.migration import MigrationContext
-
-from nexus_tasks.builder.remote import BUILDS_QUEUE
-from nexus_tasks.db import migrate, workers
+from nexus_tasks.db import revisions, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.troubles import Troubles, troubles
 from nexus_tasks.db.workers import Waiting, WorkerRow
-from nexus_tasks.delivery.canvas import EXPORT, EXPORTS_QUEUE
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.monitoring.wellbeing import unwell
+from nexus_tasks.queues import BUILDS_QUEUE, EXPORT, EXPORTS_QUEUE
 
 CLOCK_TOLERANCE_S = 5
 MISSED_DISPATCHES = 10  # of beat, after which it counts as silent
@@ -37,14 +34,14 @@ class Finding:
 def database_of_another_version(deployment: Deployment) -> Finding | None:
     """Whether the tables are those of an older or newer version; queries on them may fail. Raises `DatabaseError`."""
     with transaction(deployment.engine) as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current in {None, migrate.head()}:  # without any tables, every query says so itself
+        current = revisions.current(connection)
+    known = revisions.known()
+    if current in {None, known[-1]}:  # without any tables, every query says so itself
         return None
-    if current in migrate.revisions():
+    if current in known:
         return Finding(
             "database",
-            f"The database is at revision {current}, this version needs {migrate.head()}: "
-            "run `nexus-tasks db upgrade`.",
+            f"The database is at revision {current}, this version needs {known[-1]}: run `nexus-tasks db upgrade`.",
         )
     return Finding(
         "database",

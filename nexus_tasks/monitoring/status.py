@@ -15,10 +15,9 @@ from nexus_tasks.db.builds import Build
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, DeliveryRow, RecordRow
 from nexus_tasks.delivery import documents
-from nexus_tasks.states import AttemptState, DeliveryState, RunState, SessionStatus
+from nexus_tasks.states import RUNNING, AttemptState, DeliveryState, RunState, SessionStatus
 
 ARCHIVED_WITHIN = timedelta(minutes=2)  # finalize or the next sweep; a document that cannot be moved is not waited for
-RUNNING = "running"  # not stored: a delivery with an open attempt that a worker has begun
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ def view(engine: Engine, settings: Settings, identifiers: Sequence[str] | None =
     with transaction(engine) as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))  # one moment for all
         found = sessions.sessions(connection, identifiers)
+        if not found:
+            return []
         by_session = {
             record.session_identifier: record
             for record in records.of_sessions(connection, [session.session_identifier for session in found])

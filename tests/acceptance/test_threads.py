@@ -8,7 +8,6 @@ import psutil
 import pytest
 import redis
 
-from nexus_tasks.sandbox.managed_process import ManagedProcess
 from nexus_tasks.sandbox.services.client import calls, objects
 from nexus_tasks.sandbox.services.faults import Fault, FaultKind
 from nexus_tasks.sandbox.waiting import wait_until
@@ -30,11 +29,17 @@ def lab(make_installation: InstallationMaker) -> Iterator[Installation]:
         yield installation
 
 
-def start_worker(installation: Installation) -> ManagedProcess:
-    node = installation.start_worker(pool="threads", concurrency=THREADS)
-    process = node.container.process
-    assert isinstance(process, ManagedProcess)
-    return process
+def start_worker(installation: Installation) -> None:
+    installation.start_worker(pool="threads", concurrency=THREADS)
+
+
+def stop_gently(lab: Installation) -> None:
+    """SIGTERM to the worker, which ends well and leaves no message that it has taken."""
+    process = lab.workers[-1].container.process
+    process.send_signal(SIGTERM)
+    assert process.wait(30) == 0
+    with redis.Redis.from_url(lab.valkey.url) as broker:
+        assert broker.hlen("unacked") == 0, "a message was neither acknowledged nor given back"
 
 
 def assert_everything_arrived_once(lab: Installation, sessions: list[str]) -> None:
@@ -59,21 +64,19 @@ def test_records_reach_all_three_destinations_from_one_process(lab: Installation
 
 def test_sigterm_waits_for_the_calls_of_all_threads_and_loses_nothing(lab: Installation) -> None:
     lab.stand_ins.reset()
-    cdcs, process = lab.stand_ins.cdcs, lab.workers[-1].container.process
+    cdcs = lab.stand_ins.cdcs
     cdcs.faults.replace([Fault(FaultKind.LATENCY, seconds=SLOW_S, method="POST")])
     sessions = [new_session() for _ in range(6)]
-    with lab.frozen_worker():
-        for session in sessions:
-            lab.hand_over(session)
+    stop_gently(lab)
+    for session in sessions:
+        lab.hand_over(session)
+    start_worker(lab)  # finds all of them, so that their calls begin together
     wait_until(lambda: calls(cdcs.url)["in_progress"] == len(sessions), 20, "a call for every session")
 
-    process.send_signal(SIGTERM)
-    assert process.wait(30) == 0
+    stop_gently(lab)
 
     assert calls(cdcs.url)["in_progress"] == 0
     assert {lab.delivered(session).deliveries["cdcs"] for session in sessions} == {"succeeded"}
-    with redis.Redis.from_url(lab.valkey.url) as broker:
-        assert broker.hlen("unacked") == 0, "a message was neither acknowledged nor given back"
 
     cdcs.faults.replace([])
     start_worker(lab)

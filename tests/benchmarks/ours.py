@@ -43,7 +43,8 @@ _FAILED = "SELECT destination_name, error_message FROM upload_log WHERE success 
 def not_paced(concurrency: int) -> dict[str, str]:
     """The settings with which no destination waits for another record, not even LabArchives."""
     most = max(LEAST_IN_FLIGHT, concurrency)
-    return {"NX_WINDOWS": f"cdcs={most},elabftw={most},labarchives={most}"}
+    # the notebooks' attempts are in flight while their run is still at CDCS
+    return {"NX_WINDOWS": f"cdcs={most},elabftw={2 * most},labarchives={2 * most}"}
 
 
 class Installation:

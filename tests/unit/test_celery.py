@@ -12,7 +12,6 @@ from celery.app.utils import find_app
 from celery.signals import after_setup_logger
 
 import nexus_tasks
-from nexus_tasks.builder.remote import BUILDS_QUEUE
 from nexus_tasks.celery import (
     RedisResults,
     configuration,
@@ -23,8 +22,8 @@ from nexus_tasks.celery import (
 )
 from nexus_tasks.config import get_settings, load_settings
 from nexus_tasks.db.engine import DatabaseError
-from nexus_tasks.delivery.canvas import EXPORTS_QUEUE
 from nexus_tasks.exporters.registry import discover, get_registry
+from nexus_tasks.queues import BUILDS_QUEUE, EXPORTS_QUEUE
 
 SHIPPED_QUEUES = {"export.archive", "export.cdcs", "export.labarchives", "export.elabftw", "exports", "builds"}
 PLUGIN = """

@@ -1,1 +1,1 @@
-"""The archive: its stores, the folder of a session and its manifest; used by `destinations/archive.py`."""
+"""The archive: its stores, the folder of a session and its manifest; used by `export`."""

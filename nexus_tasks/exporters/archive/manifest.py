@@ -1,4 +1,4 @@
-"""What a session's folder in the archive says of the session: its manifest; used by `destinations/archive.py`."""
+"""What a session's folder in the archive says of the session: its manifest; used by `export`."""
 
 import json
 from datetime import UTC, datetime

@@ -5,13 +5,13 @@ of the contract's exceptions, without addresses and secrets.
 """
 
 import importlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from nexus_tasks.config import get_settings
+from nexus_tasks.exporters.archive.store import is_installed
 from nexus_tasks.exporters.base import Check, ConfigurationError, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.http_failures import Answer, Call, Service, broken_call, plain_message, refusal
@@ -204,8 +204,3 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
     elif isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
         yield value
-
-
-def is_installed(module: str) -> bool:
-    """Whether a module of an extra can be imported."""
-    return importlib.util.find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""`ArchiveStore`: what keeps the archive's files, opened as the settings name it; used by `destinations/archive.py`.
+"""`ArchiveStore`: what keeps the archive's files, opened as the settings name it; used by `export`.
 
 There are two kinds, chosen by the address: a `folder` and an `object_store`.
 """
@@ -6,13 +6,13 @@ There are two kinds, chosen by the address: a `folder` and an `object_store`.
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.archive.folder import Folder
-from nexus_tasks.exporters.archive.object_store import ObjectStore, is_installed
 from nexus_tasks.exporters.base import Check, ConfigurationError
 from nexus_tasks.exporters.required_settings import value_of
 
@@ -70,6 +70,8 @@ def open_store(take_turn: Callable[[], None], was_used: Callable[[], bool]) -> A
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Folder(Path(unquote(parts.path)), take_turn, was_used)
+    from nexus_tasks.exporters.archive.object_store import ObjectStore  # a folder, or a look at settings, needs no HTTP
+
     return ObjectStore(parts.scheme, f"{parts.netloc}{parts.path}".rstrip("/"), _options(), take_turn)
 
 
@@ -115,3 +117,8 @@ def _options() -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ConfigurationError('NX_ARCHIVE_OPTIONS must be a JSON object: {"key": "…", "secret": "…"}.')
     return options
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module of an extra can be imported."""
+    return find_spec(module) is not None

@@ -1,1 +1,1 @@
-"""CDCS: its calls, the schema that it judges by, and what is checked there; used by `destinations/cdcs.py`."""
+"""CDCS: its calls, the schema that it judges by, and what is checked there; used by `export`."""

@@ -1,4 +1,4 @@
-"""The calls of CDCS's REST interface that an export makes; used by `destinations/cdcs.py` and `checks`.
+"""The calls of CDCS's REST interface that an export makes; used by `export` and `checks`.
 
 Each returns what the answer names, or raises what the refusal means. They are the same in core-main-app 2.18 and 2.23.
 How the document's field is called is a setting of the site (`BACKWARD_COMPATIBILITY_DATA_XML_CONTENT`): `xml_content`,

@@ -1,4 +1,4 @@
-"""What `nexus-tasks destinations --check` looks at in CDCS, changing nothing; used by `destinations/cdcs.py`."""
+"""What `nexus-tasks destinations --check` looks at in CDCS, changing nothing; used by `export`."""
 
 import time
 from collections.abc import Callable, Sequence

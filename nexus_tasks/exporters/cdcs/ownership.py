@@ -3,7 +3,7 @@
 Numbers alone do not tell: after CDCS was restored from a backup they are given once more, and another CDCS has its own.
 Nor does the title: identifiers are shortened in it. What a record holds does, in most cases by its element `id`; a
 record that NexusLIMS built names its usage event there, or its reservation, instead of the session's whole identifier.
-Used by `destinations/cdcs.py`.
+Used by `export`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Validates a record against the schema that CDCS holds, before it is sent; used by `destinations/cdcs.py`.
+"""Validates a record against the schema that CDCS holds, before it is sent; used by `export`.
 
 A document is parsed as CDCS parses, but closed off: no network, no files, no entities.
 """

@@ -1,1 +1,1 @@
-"""eLabFTW: its calls, what it holds of a record, and what is checked there; used by `destinations/elabftw.py`."""
+"""eLabFTW: its calls, what it holds of a record, and what is checked there; used by `export`."""

@@ -1,4 +1,4 @@
-"""The calls of eLabFTW's REST interface v2 that an export or a check makes; used by `destinations/elabftw.py`.
+"""The calls of eLabFTW's REST interface v2 that an export or a check makes; used by `export`.
 
 Each returns what the answer names, or raises what the refusal means. eLabFTW answers 401 both for a bad key and for an
 experiment that is locked or belongs to others: a call that has nothing to do with the experiment tells which.

@@ -1,4 +1,4 @@
-"""What `nexus-tasks destinations --check` looks at in eLabFTW, changing nothing; used by `destinations/elabftw.py`."""
+"""What `nexus-tasks destinations --check` looks at in eLabFTW, changing nothing; used by `export`."""
 
 from collections.abc import Sequence
 from functools import partial

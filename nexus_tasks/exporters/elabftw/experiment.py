@@ -1,4 +1,4 @@
-"""What eLabFTW shall hold of a record: title, body, tags and extra fields; pure, used by `destinations/elabftw.py`."""
+"""What eLabFTW shall hold of a record: title, body, tags and extra fields; pure, used by `export`."""
 
 import json
 import unicodedata

@@ -1,7 +1,7 @@
 """Tells whether the experiment under the number that is remembered is this session's: only such a one is changed.
 
 Numbers alone do not tell: after eLabFTW was restored from a backup they are given once more, and another eLabFTW has
-its own. What an experiment holds does: `WantedExperiment.is_this`. Used by `destinations/elabftw.py`.
+its own. What an experiment holds does: `WantedExperiment.is_this`. Used by `export`.
 """
 
 from typing import Any

@@ -1,1 +1,1 @@
-"""LabArchives: its signed calls, folders, the page of a record, and checks; used by `destinations/labarchives.py`."""
+"""LabArchives: its signed calls, folders, the page of a record, and checks; used by `export`."""

@@ -16,7 +16,7 @@ from nexus_tasks.broker import BrokerError
 from nexus_tasks.builder import remote, tasks
 from nexus_tasks.builder.readers import FileReader
 from nexus_tasks.builder.record_builder import BuilderTools, process_new_records
-from nexus_tasks.builder.remote import BUILD, BUILDS_QUEUE, MOST_DEATHS, enqueue_builds, publish_builds
+from nexus_tasks.builder.remote import BUILD, MOST_DEATHS, enqueue_builds, publish_builds
 from nexus_tasks.builder.tasks import DISPATCH_BUILDS
 from nexus_tasks.db import builds, patience, records, sessions
 from nexus_tasks.db.engine import DatabaseError, transaction
@@ -24,6 +24,7 @@ from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery.snapshot import DependencyCycleError
 from nexus_tasks.deployment import Deployment
 from nexus_tasks.exporters.registry import Registry
+from nexus_tasks.queues import BUILDS_QUEUE
 from nexus_tasks.sandbox.ports import free_port
 from nexus_tasks.states import SessionStatus
 from tests.integration.builder.conftest import Lab
@@ -209,7 +210,7 @@ def test_without_a_broker_nothing_is_lost(deployment: Deployment) -> None:
     unreachable = replace(
         deployment,
         settings=deployment.settings.model_copy(),
-        app=_app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0"),
+        own_app=_app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0"),
     )
     asked = enqueue_builds(unreachable, None)
     assert asked.identifiers == ("s1", "s2", "s3")
@@ -252,7 +253,7 @@ def test_what_was_wrong_with_a_build_is_kept_although_workers_were_asked_meanwhi
 
 def test_what_is_wrong_on_the_way_of_a_record_is_nothing_of_its_build(deployment: Deployment) -> None:
     away = _app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0")
-    (outcome,) = process_new_records(replace(deployment, app=away), identifiers=["s1"])
+    (outcome,) = process_new_records(replace(deployment, own_app=away), identifiers=["s1"])
     assert "NX_BROKER_URL" in str(outcome.problem)
     assert problem_of(deployment, "s1") is None
 
@@ -519,7 +520,7 @@ def test_what_one_dispatch_is_about_to_send_another_leaves_alone(deployment: Dep
 
 
 def test_dispatches_at_once_send_each_message_once(deployment: Deployment) -> None:
-    unreachable = replace(deployment, app=_app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0"))
+    unreachable = replace(deployment, own_app=_app_with_broker(deployment, f"redis://127.0.0.1:{free_port()}/0"))
     enqueue_builds(unreachable, None)
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: publish(deployment), range(4))) == 3

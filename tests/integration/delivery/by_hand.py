@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import redis
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Engine, event, text
 
-from nexus_tasks.db import attempts, deliveries, destinations, sessions, upload_log
+from nexus_tasks.db import attempts, deliveries, destinations, engine, sessions, upload_log
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import AttemptRow, Breaker, DeliveryRow
 from nexus_tasks.delivery import attempt
@@ -97,23 +98,20 @@ def killed_after_commits(deployment: Deployment, number: int) -> Iterator[None]:
         if commits > number:
             raise WorkerDiedError
 
-    def count_single(connection: Connection, *_: Any) -> None:
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            count(connection)
+    execute_alone = engine._execute_alone
 
-    def count_commit(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            count(connection)
+    def counted(*arguments: Any) -> Any:
+        count(None)
+        return execute_alone(*arguments)
 
-    event.listen(Engine, "commit", count_commit)
-    event.listen(Engine, "before_cursor_execute", count_single)
+    event.listen(Engine, "commit", count)
     try:
-        yield
+        with patch.object(engine, "_execute_alone", counted):
+            yield
     except WorkerDiedError:
         pass
     finally:
-        event.remove(Engine, "commit", count_commit)
-        event.remove(Engine, "before_cursor_execute", count_single)
+        event.remove(Engine, "commit", count)
 
 
 def cdcs(**options: Any) -> Fake:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Executable, Row
+from sqlalchemy import Engine, TextClause
 
 from nexus_tasks.db import attempts, patience
 from nexus_tasks.db.engine import DatabaseError, execute, transaction
@@ -351,7 +351,7 @@ def database_goes_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int
     """Have the next three statements of an attempt fail."""
     refused: list[int] = []
 
-    def away_at_first(engine: Engine, statement: Executable, parameters: Mapping[str, Any]) -> Row[Any] | None:
+    def away_at_first(engine: Engine, statement: TextClause, parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if len(refused) < 3:
             refused.append(1)
             raise DatabaseError("the database is restarting")

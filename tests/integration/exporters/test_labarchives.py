@@ -24,9 +24,10 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title
+from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination
 from nexus_tasks.exporters.http import before_each_call
 from nexus_tasks.exporters.labarchives.api import ROOT, Account, EntryText, LabArchivesApi
+from nexus_tasks.exporters.labarchives.export import page_title
 from nexus_tasks.exporters.labarchives.page import LONGEST_SUMMARY, XML_CAPTION
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from nexus_tasks.exporters.base import ExportContext, MemoryCheckpoint
-from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title, web_address
+from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination
 from nexus_tasks.exporters.labarchives.api import ROOT, EntryText, LabArchivesApi
 from nexus_tasks.exporters.labarchives.api import Account as OurAccount
+from nexus_tasks.exporters.labarchives.export import page_title, web_address
 from nexus_tasks.exporters.labarchives.page import XML_CAPTION
 from nexus_tasks.exporters.labarchives.signature import signature
 from nexus_tasks.exporters.title import attachment_name

@@ -18,8 +18,9 @@ from nexus_tasks.exporters.base import (
     PermanentError,
     TransientError,
 )
-from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, web_address
+from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination
 from nexus_tasks.exporters.http import before_each_call
+from nexus_tasks.exporters.labarchives.export import web_address
 from nexus_tasks.exporters.labarchives.folders import LONGEST_NAME, node_name
 from nexus_tasks.exporters.labarchives.signature import signature
 from tests.unit.exporters.conftest import FakeServer, Received, Reply

@@ -277,6 +277,9 @@ def _redirect_on_same_host(url: str | None, answer: Answer) -> str | None:
     location = answer.headers.get("location")
     if answer.status not in {301, 302, 303, 307, 308} or not location or url is None:
         return None
-    target = urljoin(url, location)
-    here, there = urlsplit(url), urlsplit(target)
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+    except ValueError:  # it is no address
+        return None
     return target if (here.scheme, here.netloc) == (there.scheme, there.netloc) else None

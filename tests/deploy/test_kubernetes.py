@@ -27,7 +27,8 @@ ROWS = """
         strategy) VALUES ('one', 'SEM', now(), now(), 'UTC', 'x', 'x', '[]', 'all');
     INSERT INTO run (record_id, token, expected_by) VALUES (1, gen_random_uuid(), now());
     INSERT INTO delivery (record_id, destination, priority, depends_on, requires, updates, state, next_attempt_at)
-    VALUES (1, 'cdcs', 100, '{}', '{}', true, 'pending', now()), (1, 'elabftw', 85, '{}', '{}', true, 'retrying', now()),
+    VALUES (1, 'cdcs', 100, '{}', '{}', true, 'pending', now()),
+        (1, 'elabftw', 85, '{}', '{}', true, 'retrying', now()),
         (1, 'labarchives', 90, '{}', '{}', true, 'retrying', now() + interval '1 hour'),
         (1, 'archive', 10, '{}', '{}', true, 'succeeded', now());
     INSERT INTO build_request (session_identifier, rebuild, not_before, begun_at, ended_at)

@@ -294,7 +294,7 @@ def test_a_picture_that_people_have_added_is_kept(
 ) -> None:
     eid = labarchives.export(context).metadata["summary_entry_id"]
     (summary,), _ = on_page(labarchives, context)
-    people.update_entry(eid, summary["entry_data"] + '<img src="https://lab.example.org/p.png">')
+    people.update_entry(eid, EntryText(summary["entry_data"] + '<img src="https://lab.example.org/p.png">'))
     labarchives.export(linked(context))
     assert "p.png" in on_page(labarchives, context)[0][0]["entry_data"]
 
@@ -307,7 +307,7 @@ def test_a_preview_that_people_have_annotated_is_kept(
     (summary,), _ = on_page(labarchives, context)
     ours = base64.b64encode(bytes(100)).decode()
     annotated = summary["entry_data"].replace(ours, base64.b64encode(b"grain boundary").decode(), 1)
-    people.update_entry(eid, annotated)
+    people.update_entry(eid, EntryText(annotated))
     labarchives.export(linked(context))
     (text, note), _ = on_page(labarchives, context)
     assert text["entry_data"] == annotated

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, InternalError, ProgrammingError
 
 from nexus_tasks.db import engine as engine_module
 from nexus_tasks.db import planning
-from nexus_tasks.db.engine import DatabaseError, engine_for, execute, forget_engines_after_fork, transaction
+from nexus_tasks.db.engine import DatabaseError, engine_for, execute, forget_connections_after_fork, transaction
 from tests.requirements import require_module
 
 IDLE_TOO_LONG_MS = 500
@@ -151,7 +151,7 @@ def pid_in_a_transaction(engine: Engine) -> int:
 def pid_in_a_statement(engine: Engine) -> int:
     row = execute(engine, PID, {})
     assert row is not None
-    return int(row.pid)
+    return int(row["pid"])
 
 
 def end_backends(url: str, *pids: int) -> None:
@@ -217,7 +217,7 @@ def test_a_server_that_was_started_again_is_used_again_unseen(tmp_path: Path) ->
 
 
 def pid_in_a_child(url: str) -> int:
-    forget_engines_after_fork()  # as Celery's processes do when they begin
+    forget_connections_after_fork()  # as Celery's processes do when they begin
     return pid_in_a_statement(engine_for(url))
 
 
@@ -232,9 +232,9 @@ def test_a_forked_child_has_a_connection_of_its_own_and_leaves_its_parents_alone
 
 
 def test_a_statement_of_its_own_is_committed_and_its_failure_told_as_a_transactions(engine: Engine) -> None:
-    assert execute(engine, text(f"{INSERT} RETURNING name"), {}) == ("cdcs",)
+    assert execute(engine, text(f"{INSERT} RETURNING name"), {}) == {"name": "cdcs"}
     assert execute(engine, text("SELECT name FROM destination WHERE name = 'elabftw'"), {}) is None
-    with pytest.raises(IntegrityError):
+    with pytest.raises(psycopg.errors.UniqueViolation):
         execute(engine, text(f"{INSERT} RETURNING name"), {})
     with pytest.raises(DatabaseError, match="terminating connection"):
         execute(engine, text("SELECT pg_terminate_backend(pg_backend_pid())"), {})

@@ -355,7 +355,8 @@ def pass_time(deployment: Deployment, seconds: float, *tries: Attempt) -> None:
 _OVERDUE = (
     "UPDATE run SET expected_by = now() - interval '1 second' WHERE state = 'open'",
     (
-        "UPDATE attempt SET lease_expires_at = CASE WHEN lease_token IS NOT NULL THEN now() - interval '1 second' END, ended_at = ended_at - interval '1 hour'"
+        "UPDATE attempt SET ended_at = ended_at - interval '1 hour',"
+        " lease_expires_at = CASE WHEN lease_token IS NOT NULL THEN now() - interval '1 second' END"
         " WHERE run_id IN (SELECT id FROM run WHERE state = 'open')"
     ),
 )

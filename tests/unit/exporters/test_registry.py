@@ -381,7 +381,7 @@ def test_a_window_is_what_the_plugin_declares_or_the_default(plugins: Path, writ
     assert windows == {
         "cdcs": DEFAULT_WINDOW,
         "labarchives": 1,
-        "elabftw": DEFAULT_WINDOW,
+        "elabftw": 32,
         "lab_folder": 3,
         "archive": DEFAULT_WINDOW,
     }

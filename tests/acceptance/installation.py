@@ -158,6 +158,7 @@ class Installation:
                 patch.setenv(name, value)
             _forget()
             deployment = current_deployment()
+            assert deployment.app.conf.broker_url  # it is made when it is asked for: now, from these settings
         _forget()
         return deployment
 

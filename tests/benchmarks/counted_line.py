@@ -28,8 +28,10 @@ class CountedLine:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     def address_of(self, url: str) -> str:
         """The same address through this line."""
@@ -39,6 +41,12 @@ class CountedLine:
     async def _listen(self) -> int:
         server = await asyncio.start_server(self._forward, HOST, 0)
         return int(server.sockets[0].getsockname()[1])
+
+    async def _stop(self) -> None:
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection(HOST, self._server_port)

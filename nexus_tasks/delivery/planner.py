@@ -36,9 +36,8 @@ def dispatch(deployment: Deployment) -> int:
         if planned is None:
             return published
         turn, runs = planned
-        again = planning.requested(deployment.engine) != turn.requested
         published += _publish(deployment, runs)
-        if not again:
+        if planning.requested(deployment.engine) == turn.requested:
             return published
 
 

@@ -13,7 +13,7 @@ from tests.acceptance.installation import Installation, new_session
 
 RECORDS = 5
 MESSAGES = 4  # of a record: three exports, finalize
-MOST_COMMANDS = 92  # of a record, those that Celery's scripts for chords send included: 81 to 87 seen; without our settings 130
+MOST_COMMANDS = 92  # of a record, with those of Celery's scripts for chords: 81 to 87 seen; without our settings 130
 # Sent all the time, however many records there are: by idle workers, as events twice a second, by this test
 NOT_OF_RECORDS = {"brpop", "info", "zrange", "publish", "exists", "ping", "time"}
 

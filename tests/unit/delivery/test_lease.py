@@ -13,7 +13,9 @@ NOBODY = create_engine("postgresql+psycopg://nexus@127.0.0.1:1/nexus", connect_a
 
 
 def lease(seconds_left: float) -> Lease:
-    return Lease(NOBODY, 1, 1, UUID(int=7), margin=30, call_deadline=60, ends=time.monotonic() + seconds_left)
+    return Lease(
+        NOBODY, 1, UUID(int=7), "fingerprint", margin=30, call_deadline=60, ends=time.monotonic() + seconds_left
+    )
 
 
 def test_the_last_look_asks_nobody_while_the_lease_outlasts_the_call() -> None:

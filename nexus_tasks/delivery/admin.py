@@ -15,6 +15,7 @@ from nexus_tasks.delivery.plan import waits_for
 from nexus_tasks.delivery.planner import dispatch
 from nexus_tasks.delivery.rate_limit import max_in_flight
 from nexus_tasks.delivery.reconcile import reconcile_within
+from nexus_tasks.delivery.rescuer import rescue
 from nexus_tasks.delivery.retry import MAY_EXIST
 from nexus_tasks.delivery.snapshot import snapshot_of
 from nexus_tasks.delivery.strategy import verdict
@@ -65,7 +66,7 @@ def retry(
             deliveries.make_due(connection, others, afresh=True, recreate=recreate)
             _store_waits(connection, batch)
         count += len(chosen)
-    dispatch(deployment)
+    _send(deployment)
     return count
 
 
@@ -82,7 +83,7 @@ def abandon(deployment: Deployment, session_identifier: str, destination: str) -
         may_exist = f" {MAY_EXIST}" if row.unresolved else ""
         deliveries.abandon(connection, row.id, f"Abandoned by an operator.{may_exist}")
         reconcile_within(connection, row.record_id)
-    dispatch(deployment)
+    _send(deployment)
 
 
 def pause(deployment: Deployment, destination: str) -> None:
@@ -98,7 +99,7 @@ def resume(deployment: Deployment, destination: str) -> None:
     with transaction(deployment.engine) as connection:
         _known_breaker(connection, deployment, destination)
         destinations.set_breaker(connection, destination, Breaker())
-    dispatch(deployment)
+    _send(deployment)
 
 
 def backfill(deployment: Deployment, destination: str) -> int:
@@ -117,7 +118,7 @@ def backfill(deployment: Deployment, destination: str) -> int:
             verdicts = [verdict(record) for record in deliveries.of_records(connection, batch)]
             deliveries.skip(connection, {key: reason for judged in verdicts for key, reason in judged.skip.items()})
             _store_waits(connection, batch)
-    dispatch(deployment)
+    _send(deployment)
     return count
 
 
@@ -132,7 +133,7 @@ def after_restore(deployment: Deployment) -> int:
         concerned = deliveries.restored(connection)
         for record_id in lost:
             reconcile_within(connection, record_id)
-    dispatch(deployment)
+    _send(deployment)
     return concerned
 
 
@@ -162,6 +163,12 @@ def _to_be_retried(
     due = tuple(replace(row, state=DeliveryState.PENDING) if row.id in asked else row for row in record.deliveries)
     needless = verdict(replace(record, deliveries=due)).skip
     return [row for row in record.deliveries if row.id in asked and row.id not in needless]
+
+
+def _send(deployment: Deployment) -> None:
+    """What the periodic dispatch does, at once: it may be beat that is away. Raises `BrokerError`."""
+    rescue(deployment)
+    dispatch(deployment)
 
 
 def _store_waits(connection: Connection, batch: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ _MAKE_DUE = text("""
         deaths = CASE WHEN :afresh THEN 0 ELSE deaths END,
         error_message = CASE WHEN :afresh THEN NULL ELSE error_message END,
         remote = CASE WHEN :recreate THEN '{}' ELSE remote END
-    WHERE id = ANY(:deliveries)
+    WHERE id = ANY(:deliveries) AND (:recreate OR state <> 'succeeded')
 """)
 _SET_WAITS = text("""
     UPDATE delivery SET waits_for = changed.waits_for
@@ -111,7 +111,10 @@ def set_waits(connection: Connection, waits_for: dict[int, str]) -> None:
 def make_due(
     connection: Connection, delivery_ids: Collection[int], *, afresh: bool = False, recreate: bool = False
 ) -> None:
-    """Have deliveries attempted again. `afresh` forgets their failures, `recreate` also what they have created."""
+    """Have deliveries attempted again. `afresh` forgets their failures, `recreate` also what they have created.
+
+    One that an attempt has brought to success meanwhile is left alone, except with `recreate`.
+    """
     if delivery_ids:
         parameters = {"deliveries": list(delivery_ids), "afresh": afresh, "recreate": recreate}
         connection.execute(_MAKE_DUE, parameters)

@@ -41,6 +41,7 @@ _CLOSE = text(f"""
     FROM (SELECT) AS always LEFT JOIN delivery ON delivery.record_id = :record
     ORDER BY delivery.priority DESC, delivery.destination
 """)
+# An attempt ends without the record's lock: what it has changed since the deliveries were read stays.
 _WRITE = text("""
     UPDATE delivery SET
         state = changed.state, waits_for = changed.waits_for,
@@ -48,9 +49,9 @@ _WRITE = text("""
         next_attempt_at = CASE WHEN changed.renewed THEN now() ELSE next_attempt_at END,
         failures = CASE WHEN changed.renewed THEN 0 ELSE failures END,
         deaths = CASE WHEN changed.renewed THEN 0 ELSE deaths END
-    FROM unnest(CAST(:ids AS int[]), CAST(:states AS text[]), CAST(:waits AS text[]), CAST(:reasons AS text[]),
-        CAST(:renewed AS bool[])) AS changed (id, state, waits_for, reason, renewed)
-    WHERE delivery.id = changed.id
+    FROM unnest(CAST(:ids AS int[]), CAST(:before AS text[]), CAST(:states AS text[]), CAST(:waits AS text[]),
+        CAST(:reasons AS text[]), CAST(:renewed AS bool[])) AS changed (id, before, state, waits_for, reason, renewed)
+    WHERE delivery.id = changed.id AND delivery.state = changed.before
 """)
 _SET_STATUS = text("""
     UPDATE session_log SET record_status = :status
@@ -63,6 +64,7 @@ class Changed:
     """What reconcile changes in a delivery that is not being attempted."""
 
     id: int
+    before: str  # the state in which it was read
     state: str
     waits_for: str
     reason: str | None = None  # of one that is skipped
@@ -115,6 +117,7 @@ def write(connection: Connection, changed: Collection[Changed]) -> None:
             _WRITE,
             {
                 "ids": [each.id for each in changed],
+                "before": [each.before for each in changed],
                 "states": [each.state for each in changed],
                 "waits": [each.waits_for for each in changed],
                 "reasons": [each.reason for each in changed],

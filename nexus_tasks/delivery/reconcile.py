@@ -91,7 +91,12 @@ def _decide(found: Reconcilable) -> tuple[RecordDeliveries, list[Changed]]:
     after = replace(after, deliveries=tuple(replace(row, waits_for=waits.get(row.id, "")) for row in after.deliveries))
     changed = [
         Changed(
-            row.id, row.state.value, row.waits_for, skipped.get(row.id), row.id in renewed and row.id not in skipped
+            row.id,
+            before=earlier.state.value,
+            state=row.state.value,
+            waits_for=row.waits_for,
+            reason=skipped.get(row.id),
+            renewed=row.id in renewed and row.id not in skipped,
         )
         for row, earlier in zip(after.deliveries, before.deliveries, strict=True)
         if row.state is not earlier.state

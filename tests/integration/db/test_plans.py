@@ -161,7 +161,9 @@ def reconcile_and_rescue(engine: Engine, say: Callable[[str], None], run_id: int
         assert record is not None
         reconciled = reconciling.close_and_log(connection, record)
         rows = reconciled.deliveries.deliveries
-        reconciling.write(connection, [reconciling.Changed(row.id, row.state, row.waits_for) for row in rows])
+        reconciling.write(
+            connection, [reconciling.Changed(row.id, "pending", row.state, row.waits_for) for row in rows]
+        )
         say("attempts")
         attempts.of_records(connection, [record.id])
         say("overdue")

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from nexus_tasks.db import planning, records, sessions
+from nexus_tasks.db import planning, reconciling, records, sessions
 from nexus_tasks.db.engine import transaction
 from nexus_tasks.db.rows import InstrumentRow, SessionRow
 from nexus_tasks.delivery import archive, attempt
@@ -61,6 +61,7 @@ from tests.integration.delivery.by_hand import (
     started,
     states_of,
     status_of,
+    success,
     try_once,
     wait_of,
     work,
@@ -501,6 +502,28 @@ def test_a_document_that_is_gone_does_not_keep_others_from_the_archive(
     assert archive.sweep(deployment.engine, deployment.settings) == 1
     assert SESSION in caplog.text
     assert document in caplog.text
+
+
+def test_an_attempt_that_ends_while_its_record_is_reconciled_has_ended(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = deploy(cdcs(), elabftw())
+    hand_over(deployment)
+    try_once(deployment, "cdcs")
+    this = started(deployment, "elabftw")
+    write = reconciling.write
+
+    def write_too_late(connection: Connection, changed: list[reconciling.Changed]) -> None:
+        finish(deployment, this, success("elabftw"))
+        write(connection, changed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconciling, "write", write_too_late)
+        hand_over(deployment)  # again, by another builder
+    assert states_of(deployment) == {"cdcs": DeliveryState.SUCCEEDED, "elabftw": DeliveryState.SUCCEEDED}
+    assert reconcile(deployment.engine, 1).record_status is SessionStatus.COMPLETED
+    assert log_of(deployment) == [("cdcs", 1), ("elabftw", 1)]
+    assert dispatch(deployment) == 0
 
 
 # --- attempts

@@ -114,7 +114,7 @@ class ELabFTWDestination:
             partial(_create, api, wanted, find),
             find=find,
             content=packed(wanted.marks) if takes_all else None,
-            seconds=call_deadline(len(json.dumps(wanted.experiment))),
+            seconds=call_deadline(len(wanted.posted)),
         )
         if held.created and not takes_all:
             api.change(held.identifier, {"body": wanted.body, "metadata": json.dumps({"extra_fields": wanted.fields})})
@@ -131,7 +131,7 @@ class ELabFTWDestination:
 def _create(api: ELabFTWApi, wanted: WantedExperiment, find: Callable[[], Found | None]) -> str | Found:
     """Make the experiment, or return what a refusal has left behind."""
     try:
-        return api.create(wanted.experiment)
+        return api.create(wanted.experiment, wanted.posted)
     except ExperimentRefusedError:
         try:
             left_behind = find()

@@ -26,7 +26,7 @@ from nexus_tasks.exporters.base import (
 )
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title
 from nexus_tasks.exporters.http import before_each_call
-from nexus_tasks.exporters.labarchives.api import ROOT, Account, LabArchivesApi
+from nexus_tasks.exporters.labarchives.api import ROOT, Account, EntryText, LabArchivesApi
 from nexus_tasks.exporters.labarchives.page import LONGEST_SUMMARY, XML_CAPTION
 from nexus_tasks.exporters.title import attachment_name
 from nexus_tasks.sandbox.services.faults import Fault
@@ -256,7 +256,7 @@ def test_what_people_wrote_is_kept_and_noted_once_for_each_content(
     labarchives: Destination, context: ExportContext, people: LabArchivesApi
 ) -> None:
     eid = labarchives.export(context).metadata["summary_entry_id"]
-    people.update_entry(eid, "<p>grain boundary at 5 µm</p>")
+    people.update_entry(eid, EntryText("<p>grain boundary at 5 µm</p>"))
     rebuild(context)
     for _ in range(2):
         labarchives.export(linked(context))
@@ -278,7 +278,7 @@ def test_a_note_whose_answer_was_lost_stands_there_once(
     labarchives: Destination, context: ExportContext, people: LabArchivesApi, name: str
 ) -> None:
     eid = labarchives.export(context).metadata["summary_entry_id"]
-    people.update_entry(eid, "people's")
+    people.update_entry(eid, EntryText("people's"))
     rebuild(context)
     labarchives.fail(context, fault(name, "POST", "add_entry"))
     if name not in UNSAVED:
@@ -293,7 +293,7 @@ def test_a_picture_that_people_have_added_is_kept(
 ) -> None:
     eid = labarchives.export(context).metadata["summary_entry_id"]
     (summary,), _ = on_page(labarchives, context)
-    people.update_entry(eid, summary["entry_data"] + '<img src="https://lab.example.org/p.png">')
+    people.update_entry(eid, EntryText(summary["entry_data"] + '<img src="https://lab.example.org/p.png">'))
     labarchives.export(linked(context))
     assert "p.png" in on_page(labarchives, context)[0][0]["entry_data"]
 
@@ -306,7 +306,7 @@ def test_a_preview_that_people_have_annotated_is_kept(
     (summary,), _ = on_page(labarchives, context)
     ours = base64.b64encode(bytes(100)).decode()
     annotated = summary["entry_data"].replace(ours, base64.b64encode(b"grain boundary").decode(), 1)
-    people.update_entry(eid, annotated)
+    people.update_entry(eid, EntryText(annotated))
     labarchives.export(linked(context))
     (text, note), _ = on_page(labarchives, context)
     assert text["entry_data"] == annotated
@@ -369,7 +369,7 @@ def test_entries_of_other_sessions_on_the_page_are_not_adopted(
         lookalike.replace(f"{SESSION}1", SESSION.upper()),
     ]
     for text in foreign:
-        people.add_text_entry(NOTEBOOK, page["id"], text)
+        people.add_text_entry(NOTEBOOK, page["id"], EntryText(text))
     labarchives.fail(context, fault("503 before saving", "POST", "add_attachment"))
     own = context.xml_file_path.read_bytes()
     people.add_attachment(attachment_name(context), own.swapcase(), "mine", NOTEBOOK, page["id"])

@@ -12,7 +12,7 @@ import pytest
 
 from nexus_tasks.exporters.base import ExportContext, MemoryCheckpoint
 from nexus_tasks.exporters.destinations.labarchives import LabArchivesDestination, page_title, web_address
-from nexus_tasks.exporters.labarchives.api import ROOT, LabArchivesApi
+from nexus_tasks.exporters.labarchives.api import ROOT, EntryText, LabArchivesApi
 from nexus_tasks.exporters.labarchives.api import Account as OurAccount
 from nexus_tasks.exporters.labarchives.page import XML_CAPTION
 from nexus_tasks.exporters.labarchives.signature import signature
@@ -349,11 +349,11 @@ def both(recording: StandInServer) -> Iterator[dict[str, tuple[Callable[[], obje
                 lambda: list(page.refresh().entries),
             ),
             "entries/add_entry": (
-                lambda: us.add_text_entry(nbid, pid, html),
+                lambda: us.add_text_entry(nbid, pid, EntryText(html)),
                 lambda: page.entries.create(TextEntry, html),
             ),
             "entries/update_entry": (
-                lambda: us.update_entry(text.id, html),
+                lambda: us.update_entry(text.id, EntryText(html)),
                 lambda: setattr(text, "content", html),
             ),
             "entries/add_attachment": (

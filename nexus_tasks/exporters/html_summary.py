@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nexus_tasks.exporters.base import Activity, ExportContext, TransientError
+from nexus_tasks.exporters.written_text import Visible, source_mark, without_white_space
 
 # What neither HTML nor XML can hold: control characters but for white space, half pairs, and two that are none.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -34,9 +36,35 @@ _PICTURES = {
 }
 
 
+_TAGS = re.compile(r"<[^>]*>")  # of ours, in which text is escaped
+_LINKS = re.compile(r'<a href="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A rendered record, an HTML fragment. Its `parts` are markup and, every second one, the source of a picture."""
+
+    parts: tuple[str, ...]
+
+    @cached_property
+    def html(self) -> str:
+        """The whole fragment."""
+        return "".join(self.parts)
+
+    @cached_property
+    def visible(self) -> Visible:
+        """What a reader sees of it: as `written_text.visible` reads it, without a parser."""
+        markup = "".join(self.parts[::2])
+        return Visible(
+            text=without_white_space(html.unescape(_TAGS.sub("", markup))),
+            links=tuple(html.unescape(link) for link in _LINKS.findall(markup)),
+            embedded=tuple(source_mark("img", source) for source in self.parts[1::2]),
+        )
+
+
 @dataclass(frozen=True)
 class _Picture:
-    """A preview that could be shown: its place in the record, its caption, and what it would take in the page."""
+    """A preview that could be shown: its place in the record, its caption (HTML), and the bytes of its file."""
 
     place: int
     path: Path
@@ -45,7 +73,8 @@ class _Picture:
 
     @property
     def bytes_in_page(self) -> int:
-        return (self.size + 2) // 3 * 4 + 2 * _size(escape(self.caption)) + _MARKUP
+        """What it would take in the page."""
+        return (self.size + 2) // 3 * 4 + 2 * _size(self.caption) + _MARKUP
 
 
 def cdcs_link(context: ExportContext) -> str | None:
@@ -73,7 +102,7 @@ def escape(text: str) -> str:
 
 def render_summary(
     context: ExportContext, *, max_bytes: int, gallery: bool = False, files_root: Path | None = None
-) -> str:
+) -> Summary:
     """The record as an HTML fragment of at most `max_bytes` in UTF-8.
 
     `gallery` adds the previews. File names are shown relative to `files_root` where they lie below it; of other files
@@ -82,9 +111,8 @@ def render_summary(
     """
     page = _details(context) + _related(context)
     page += _files(context.activities, files_root, max_bytes - _size(page) - _RESERVE)
-    if gallery:
-        page += _gallery(context.activities, max_bytes - _size(page) - _RESERVE)
-    return page
+    previews = _gallery(context.activities, max_bytes - _size(page) - _RESERVE) if gallery else [""]
+    return Summary((page + previews[0], *previews[1:]))
 
 
 def render_note(context: ExportContext, record_sha256: str) -> str:
@@ -161,33 +189,35 @@ def _files(activities: list[Activity], root: Path | None, budget: int) -> str:
     return page
 
 
-def _gallery(activities: list[Activity], budget: int) -> str:
+def _gallery(activities: list[Activity], budget: int) -> list[str]:
+    """The parts of the gallery, as `Summary` has them."""
     pictures, left_out = _pictures(activities)
     shown: list[tuple[_Picture, bytes]] = []
     for picture in sorted(pictures, key=lambda candidate: candidate.size, reverse=True):
         content = b""
-        if picture.bytes_in_page <= budget:
+        needed = picture.bytes_in_page
+        if needed <= budget:
             with _there_or_not(picture.path):
                 content = picture.path.read_bytes()
         if len(content) == picture.size:
             shown.append((picture, content))
-            budget -= picture.bytes_in_page
+            budget -= needed
         else:
             left_out += 1
     if not shown and not left_out:
-        return ""
-    page = "\n<h2>Previews</h2>\n"
+        return [""]
+    parts = ["\n<h2>Previews</h2>\n"]
     for picture, content in sorted(shown, key=lambda pair: pair[0].place):
         data = base64.b64encode(content).decode("ascii")
-        caption = escape(picture.caption)
         kind = _PICTURES[picture.path.suffix.lower()]
-        page += (
-            f'<figure style="{_FIGURE}"><img src="data:{kind};base64,{data}" alt="{caption}" style="{_PICTURE}">'
-            f"<figcaption>{caption}</figcaption></figure>\n"
-        )
+        parts[-1] += f'<figure style="{_FIGURE}"><img src="'
+        parts += [
+            f"data:{kind};base64,{data}",
+            f'" alt="{picture.caption}" style="{_PICTURE}"><figcaption>{picture.caption}</figcaption></figure>\n',
+        ]
     if left_out:
-        page += f"<p>{_counted(left_out, 'preview')} left out: too large for this page, or not readable.</p>\n"
-    return page
+        parts[-1] += f"<p>{_counted(left_out, 'preview')} left out: too large for this page, or not readable.</p>\n"
+    return parts
 
 
 def _pictures(activities: list[Activity]) -> tuple[list[_Picture], int]:
@@ -201,7 +231,7 @@ def _pictures(activities: list[Activity]) -> tuple[list[_Picture], int]:
         with _there_or_not(preview):
             size = preview.stat().st_size
         if size and preview.suffix.lower() in _PICTURES:
-            pictures.append(_Picture(place, preview, data_file.name, size))
+            pictures.append(_Picture(place, preview, escape(data_file.name), size))
         else:
             others += 1
     return pictures, others

@@ -115,7 +115,8 @@ class ServiceSession:
             writes = method not in {"GET", "HEAD"}
         certificates = _certificates()
         try:
-            request = self._prepared(method, path, _body(json, data, files), headers or {})
+            body = _body(json, data, files)
+            request = self._prepared(method, path, body, headers or {})
         except (requests.RequestException, ValueError) as error:
             failure = broken_call(error, call, seconds=0, expired=False)
         else:
@@ -125,14 +126,19 @@ class ServiceSession:
             if params is not None:
                 query = encoded(params() if callable(params) else params).decode("ascii")
                 request.url = f"{request.url}?{query}" if query else request.url
-            with Deadline(call_deadline(len(request.body or b""))) as deadline:
+            with Deadline(call_deadline(0 if body is None else len(body))) as deadline:
                 for _ in range(MOST_REDIRECTS):
                     answer = self._send(request, call, deadline, certificates)
-                    target = _redirect_on_same_host(request.url, answer)
+                    try:
+                        target = _redirect_on_same_host(request.url, answer)
+                    except ValueError as error:  # to no address
+                        failure = broken_call(error, call, seconds=deadline.seconds, expired=False)
+                        break
                     if writes or target is None:
                         return answer
                     request.url = target
-            failure = refusal(answer)
+                else:
+                    failure = refusal(answer)
         raise failure
 
     def _prepared(
@@ -154,7 +160,7 @@ class ServiceSession:
         request.method = method
         request.url = address(self._base_url, path)
         request.headers = CaseInsensitiveDict(named.values())
-        request.body = None if body is None else body.content
+        request.body = None if body is None else body.sent()  # type: ignore[assignment] # parts are sent one by one
         return request
 
     def _send(
@@ -269,7 +275,7 @@ def _body(json: Any, data: Body | bytes | Mapping[str, str] | None, files: Files
     if isinstance(data, Body):
         return data
     if data:
-        return Body(data) if isinstance(data, bytes) else form_body(data)
+        return Body((data,)) if isinstance(data, bytes) else form_body(data)
     return None if json is None else json_body(json)
 
 

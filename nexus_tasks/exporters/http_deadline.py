@@ -16,8 +16,9 @@ from http.client import HTTPException
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from requests import PreparedRequest
+from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
@@ -189,6 +190,14 @@ class DeadlineAdapter(HTTPAdapter):
         if key not in self._found:
             self._found[key] = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
         return self._found[key]
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """See `HTTPAdapter`, which also looks for cookies and for the encoding of a text."""
+        response = Response()
+        response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.url, response.request = req.url or "", req
+        return response
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
         """See `HTTPAdapter`, which looks for a proxy in whatever case."""

@@ -10,7 +10,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import unescape
 from html.parser import HTMLParser
 
 from nexus_tasks.exporters.steps import fingerprint
@@ -21,9 +20,6 @@ _UNSEEN = {"script", "style", "head", "template"}
 _MARKING = {"s", "del", "strike", "mark"}  # none of which we write: they say something of the text inside
 _MARKING_STYLE = re.compile(r"line-through|background", re.IGNORECASE)  # as editors write the same
 _EMBEDDED = {"img", "picture", "video", "audio", "iframe", "embed", "object", "canvas", "svg", "math", "input"}
-_OUR_TAGS = re.compile(r"<[^>]*>")
-_OUR_LINKS = re.compile(r'<a href="([^"]*)"')
-_OUR_PICTURES = re.compile(r'<img src="([^"]*)"')
 _SOURCE_DIGITS = 12  # of a source's fingerprint: a summary may hold hundreds of small pictures
 
 
@@ -49,18 +45,16 @@ def visible(html: str) -> Visible:
     return Visible(without_white_space("".join(reader.texts)), tuple(reader.links), tuple(reader.embedded))
 
 
-def visible_of_ours(html: str) -> Visible:
-    """As `visible`, for what `html_summary` has rendered, whose markup needs no parser: text is escaped in it."""
-    links = tuple(unescape(link) for link in _OUR_LINKS.findall(html))
-    embedded = tuple(_source_mark("img", source) for source in _OUR_PICTURES.findall(html))
-    return Visible(without_white_space(unescape(_OUR_TAGS.sub("", html))), links, embedded)
-
-
 def without_white_space(text: str) -> str:
     """`text` without white space and without characters that nobody sees."""
     composed = unicodedata.normalize("NFC", text)
     unseen = [each for each in set(composed) if each.isspace() or unicodedata.category(each)[0] == "C"]
     return composed.translate(dict.fromkeys(map(ord, unseen)))
+
+
+def source_mark(tag: str, source: str) -> str:
+    """A short fingerprint of what an element shows, as `Visible.embedded` has it."""
+    return fingerprint(tag, source)[:_SOURCE_DIGITS]
 
 
 def is_ours(there: Visible, known: Mapping[str, str], wanted: Visible, *earlier: Visible) -> bool:
@@ -97,10 +91,6 @@ def unpacked(content: str | None) -> Marks:
     return {name: value for name, equals, value in pairs if equals}
 
 
-def _source_mark(tag: str, source: str) -> str:
-    return fingerprint(tag, source)[:_SOURCE_DIGITS]
-
-
 def _texts(known: Mapping[str, str]) -> list[str]:
     return [mark for mark in known.get("text", "").split(",") if mark]
 
@@ -130,7 +120,7 @@ class _Reader(HTMLParser):
         """Note what is shown there; a picture whose source a service has dropped shows nothing."""
         source = "".join(given.get("src", "").split()) + given.get("srcset", "")
         if source or tag != "img":
-            self.embedded.append(_source_mark(tag, source))
+            self.embedded.append(source_mark(tag, source))
 
     def handle_endtag(self, tag: str) -> None:
         if self._unseen and tag == self._unseen[-1]:

@@ -5,7 +5,6 @@ How the document's field is called is a setting of the site (`BACKWARD_COMPATIBI
 or `content`; such a site ignores the other name, without an error when a record is changed.
 """
 
-import json
 import re
 import secrets
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from typing import Any
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.gone import GoneError
-from nexus_tasks.exporters.http import call_deadline, open_session
+from nexus_tasks.exporters.http import open_session
+from nexus_tasks.exporters.http_body import Body, json_body
 from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
 from nexus_tasks.exporters.short_memory import ShortMemory
 
@@ -62,6 +62,21 @@ class Template:
     hash: str
 
 
+class NewRecord:
+    """A record as it is sent to be made, encoded once under each name that its document's field may have."""
+
+    def __init__(self, title: str, xml: str, template: str, workspace: str | None) -> None:
+        self._values = {"title": title, "template": template, "workspace": workspace}
+        self._xml = xml
+        self._encoded: tuple[str, Body] | None = None
+
+    def body(self, field: str = _DOCUMENT) -> Body:
+        """What a call sends."""
+        if self._encoded is None or self._encoded[0] != field:
+            self._encoded = (field, json_body(self._values, **{field: self._xml}))
+        return self._encoded[1]
+
+
 class CdcsApi:
     """Calls to one CDCS with one token; made for one export. `memory` lasts longer: it keeps the document's field."""
 
@@ -72,13 +87,12 @@ class CdcsApi:
 
     # --- records
 
-    def create(self, title: str, xml: str, template: str, workspace: str | None) -> str:
+    def create(self, record: NewRecord) -> str:
         """The id of a new record, which is in its workspace at once; raises `IdsRefusedError`."""
-        record = {"title": title, "template": template, "workspace": workspace}
-        answer = self._session.call("POST", "rest/data/", json=record | {self._field: xml})
+        answer = self._session.call("POST", "rest/data/", data=record.body(self._field))
         if answer.status == 400 and _DOCUMENT_ELSEWHERE in _fields_of(answer) and self._field == _DOCUMENT:
             self._memory.put(self._field_key, _DOCUMENT_ELSEWHERE)
-            answer = self._session.call("POST", "rest/data/", json=record | {self._field: xml})
+            answer = self._session.call("POST", "rest/data/", data=record.body(self._field))
         if answer.status == 400 and _is_about_ids(answer):
             raise IdsRefusedError(answer.message)
         if self._only_this_is_refused(answer):
@@ -93,10 +107,10 @@ class CdcsApi:
     def change(self, record_id: str, title: str, xml: str) -> None:
         """Put another content in place; raises `GoneError` for a record that was deleted."""
         path = f"rest/data/{record_id}/"
-        answer = self._session.call("PATCH", path, json={"title": title, self._field: xml})
+        answer = self._session.call("PATCH", path, data=json_body({"title": title}, **{self._field: xml}))
         if answer.status == 200 and self._field == _DOCUMENT and _has_document_elsewhere(answer):
             self._memory.put(self._field_key, _DOCUMENT_ELSEWHERE)  # the document was passed over
-            answer = self._session.call("PATCH", path, json={"title": title, self._field: xml})
+            answer = self._session.call("PATCH", path, data=json_body({"title": title}, **{self._field: xml}))
         if answer.status == 200:
             return
         raise self._refusal_about(record_id, answer, "change")
@@ -241,11 +255,6 @@ class CdcsApi:
     @property
     def _field(self) -> str:
         return self._memory.get(self._field_key) or _DOCUMENT
-
-
-def deadline_for(title: str, xml: str) -> float:
-    """The seconds that a call which carries this document may take."""
-    return call_deadline(len(json.dumps({"title": title, _DOCUMENT: xml})))
 
 
 def refused_token(answer: Answer) -> ExportError | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import (
@@ -11,10 +12,11 @@ from nexus_tasks.exporters.base import (
     ExportResult,
     PermanentError,
 )
-from nexus_tasks.exporters.cdcs.api import CdcsApi, IdsRefusedError, NotAnAdministratorError, Record, deadline_for
+from nexus_tasks.exporters.cdcs.api import CdcsApi, IdsRefusedError, NewRecord, NotAnAdministratorError, Record
 from nexus_tasks.exporters.cdcs.checks import checks_of
 from nexus_tasks.exporters.cdcs.ownership import WantedRecord, content_of, our_record
 from nexus_tasks.exporters.cdcs.schema import Schema, schema_of
+from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.record_file import read_record_text
 from nexus_tasks.exporters.required_settings import value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
@@ -89,22 +91,23 @@ class CdcsExporter:
             ) from None
 
     def _make_record(self, api: CdcsApi, steps: Steps, wanted: WantedRecord) -> Held:
-        errors, template, workspace = None, "", None
+        errors, seconds = None, None
+        new_record = cache(lambda: NewRecord(wanted.title, wanted.xml, self._template(api), self._workspace(api)))
         if steps.checkpoint.get("record") is None:  # ask before anything counts as begun
             errors = self._errors_in(api, wanted.xml)
-            template, workspace = self._template(api), self._workspace(api)
+            seconds = call_deadline(len(new_record().body()))
 
         def make() -> str:
             if errors is not None:  # only now: an older try may have made the record, and that is found first
                 raise _invalid(errors)
-            return api.create(wanted.title, wanted.xml, template, workspace)
+            return api.create(new_record())
 
         return steps.ensure(
             "record",
             make,
             find=lambda: _find_record(api, wanted, steps.checkpoint.written("record")),
             content=wanted.content,
-            seconds=deadline_for(wanted.title, wanted.xml),
+            seconds=seconds,
         )
 
     def _change(self, api: CdcsApi, steps: Steps, held: Held, wanted: WantedRecord, there: Record) -> None:

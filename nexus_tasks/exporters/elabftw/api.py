@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.gone import GoneError, PartGoneError
 from nexus_tasks.exporters.http import open_session
+from nexus_tasks.exporters.http_body import Body
 from nexus_tasks.exporters.http_failures import Answer, Service, refusal, wrong_address
 
 SESSION_FIELD = "Session ID"  # the extra field by which an experiment is found
@@ -118,9 +119,9 @@ class ELabFTWApi:
                 return bool(int(key["can_write"]))
         return None
 
-    def create(self, experiment: dict[str, Any]) -> str:
-        """The id of a new experiment; raises `ExperimentRefusedError` for a 400."""
-        answer = self._session.call("POST", "api/v2/experiments", json=experiment)
+    def create(self, experiment: dict[str, Any], body: Body) -> str:
+        """The id of a new experiment; raises `ExperimentRefusedError` for a 400. `body` is its JSON."""
+        answer = self._session.call("POST", "api/v2/experiments", data=body)
         if answer.status == 201:
             return _created_id(answer)
         if (

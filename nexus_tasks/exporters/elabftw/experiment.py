@@ -9,9 +9,10 @@ from typing import Any
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext, PermanentError
 from nexus_tasks.exporters.elabftw.api import SESSION_FIELD, session_of
-from nexus_tasks.exporters.html_summary import cdcs_link, moment, render_summary
+from nexus_tasks.exporters.html_summary import Summary, cdcs_link, moment, render_summary
+from nexus_tasks.exporters.http_body import Body, json_body
 from nexus_tasks.exporters.steps import fingerprint
-from nexus_tasks.exporters.written_text import Marks, Visible, visible_of_ours
+from nexus_tasks.exporters.written_text import Marks, Visible
 
 LONGEST_BODY = 4_000_000  # bytes; eLabFTW refuses more than 4,120,000
 LONGEST_TITLE = 255  # characters; of a tag, too
@@ -58,17 +59,21 @@ class WantedExperiment:
     @cached_property
     def body(self) -> str:
         """The summary, HTML."""
-        return _body(self.context)
+        return self._summary.html
 
     @cached_property
     def visible(self) -> Visible:
         """What people see of the summary."""
-        return visible_of_ours(self.body)
+        return self._summary.visible
 
     @cached_property
     def visible_without_link(self) -> Visible:
         """As the summary was while CDCS did not hold the record."""
-        return visible_of_ours(_body(replace(self.context, previous_results={})))
+        return _summary(replace(self.context, previous_results={})).visible
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return _summary(self.context)
 
     @cached_property
     def fields(self) -> dict[str, dict[str, Any]]:
@@ -80,6 +85,11 @@ class WantedExperiment:
         """Fingerprints of fields, body and visible text: what the checkpoint remembers."""
         fields = fingerprint(json.dumps(self.fields, sort_keys=True))
         return {"fields": fields, "body": fingerprint(self.body), "text": self.visible.mark}
+
+    @cached_property
+    def posted(self) -> Body:
+        """The experiment as it is sent to be made."""
+        return json_body(self.experiment)
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
@@ -98,7 +108,7 @@ class WantedExperiment:
         return experiment
 
 
-def _body(context: ExportContext) -> str:
+def _summary(context: ExportContext) -> Summary:
     return render_summary(context, max_bytes=LONGEST_BODY, files_root=get_settings().NX_INSTRUMENT_DATA_PATH)
 
 

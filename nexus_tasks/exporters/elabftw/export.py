@@ -80,7 +80,7 @@ class ELabFTWExporter:
             partial(_create, api, wanted, find),
             find=find,
             content=packed(wanted.marks) if takes_all else None,
-            seconds=call_deadline(len(json.dumps(wanted.experiment))),
+            seconds=call_deadline(len(wanted.posted)),
         )
         if held.created and not takes_all:
             api.change(held.identifier, {"body": wanted.body, "metadata": json.dumps({"extra_fields": wanted.fields})})
@@ -97,7 +97,7 @@ class ELabFTWExporter:
 def _create(api: ELabFTWApi, wanted: WantedExperiment, find: Callable[[], Found | None]) -> str | Found:
     """Make the experiment, or return what a refusal has left behind."""
     try:
-        return api.create(wanted.experiment)
+        return api.create(wanted.experiment, wanted.posted)
     except ExperimentRefusedError:
         try:
             left_behind = find()

@@ -14,7 +14,7 @@ from lxml import etree
 from nexus_tasks.exporters.base import ConfigurationError, ExportError, PermanentError, TransientError
 from nexus_tasks.exporters.gone import GoneError, PartGoneError
 from nexus_tasks.exporters.http import open_session
-from nexus_tasks.exporters.http_body import Body, form_body
+from nexus_tasks.exporters.http_body import FORM, Body, quoted
 from nexus_tasks.exporters.http_failures import Answer, Service, plain_message, refusal, wrong_address
 from nexus_tasks.exporters.labarchives.signature import signed, without_signature
 
@@ -97,14 +97,14 @@ class Entry:
 class EntryText:
     """What a text entry shows, as HTML, encoded once in the form that is sent."""
 
-    def __init__(self, html: str) -> None:
-        self.html = html
-        self.form = form_body({"entry_data": html})
+    def __init__(self, *html: str) -> None:
+        self._html = html
+        self.form = Body((b"entry_data=", *map(quoted, html)), FORM)
 
     @property
     def size(self) -> int:
         """The bytes of the HTML."""
-        return len(self.html.encode("utf-8"))
+        return sum(len(part.encode("utf-8")) for part in self._html)
 
 
 class LabArchivesApi:
@@ -242,7 +242,7 @@ class LabArchivesApi:
         content: bytes = b"",
         writes: bool = False,
     ) -> etree._Element:
-        body = Body(content, "application/octet-stream") if text is None else text.form
+        body = Body((content,), "application/octet-stream") if text is None else text.form
         answer = self._answer(method, path, parameters, body=body, writes=writes)
         if len(body) and self._only_this_is_refused(answer):
             words = _without_signature(answer).message

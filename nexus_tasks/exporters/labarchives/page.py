@@ -10,7 +10,7 @@ from dataclasses import replace
 from nexus_tasks.config import get_settings
 from nexus_tasks.exporters.base import ExportContext
 from nexus_tasks.exporters.gone import PartGoneError
-from nexus_tasks.exporters.html_summary import identifying_text, render_note, render_summary, whole_document
+from nexus_tasks.exporters.html_summary import Summary, identifying_text, render_note, render_summary, whole_document
 from nexus_tasks.exporters.http import call_deadline
 from nexus_tasks.exporters.labarchives.api import EntryText, LabArchivesApi, TooBigError
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
@@ -21,7 +21,6 @@ from nexus_tasks.exporters.written_text import (
     packed,
     unpacked,
     visible,
-    visible_of_ours,
     while_changing,
     without_white_space,
 )
@@ -68,10 +67,11 @@ class RecordPage:
         return _up_to_date_file(self._api, self._steps, "attachment", held, name, xml, XML_CAPTION)
 
     def _summarise(self, xml: bytes, *, gallery: bool) -> str:
-        content = _summary(self._context, gallery=gallery)
-        shown, entry_text = visible_of_ours(content), EntryText(content)
+        summary = _summary(self._context, gallery=gallery)
+        shown, content = summary.visible, EntryText(*summary.parts)
         # without its previews the summary still stands for the whole: the next export finds it up to date
-        marks = {"body": fingerprint(content if gallery else _summary(self._context)), "text": shown.mark}
+        whole = summary if gallery else _summary(self._context)
+        marks = {"body": fingerprint(whole.html), "text": shown.mark}
 
         def find() -> Found | None:
             identifying = without_white_space(identifying_text(self._context))
@@ -83,19 +83,19 @@ class RecordPage:
 
         held = self._steps.ensure(
             "summary",
-            lambda: self._api.add_text_entry(self._notebook, self._page, entry_text),
+            lambda: self._api.add_text_entry(self._notebook, self._page, content),
             find=find,
             content=packed(marks),
-            seconds=call_deadline(len(entry_text.form)),
+            seconds=call_deadline(len(content.form)),
         )
         known = unpacked(held.content)
         if held.created or known.get("body") == marks["body"]:
             return held.identifier
         there = self._visible_entry(held)
-        without_link = visible_of_ours(_summary(self._context, gallery=gallery, linked=False))
+        without_link = _summary(self._context, gallery=gallery, linked=False).visible
         if is_ours(there, known, shown, without_link):
             self._steps.begin_update("summary", packed(while_changing(known, there, shown)))
-            self._api.update_entry(held.identifier, entry_text)
+            self._api.update_entry(held.identifier, content)
             self._steps.end_update("summary", packed(marks))
         else:
             self._add_note(render_note(self._context, fingerprint(xml)))
@@ -110,7 +110,7 @@ class RecordPage:
 
     def _add_note(self, note: str) -> None:
         """Say below people's text that the record has changed; once for each content."""
-        text, entry_text = visible(note).text, EntryText(note)
+        text, content = visible(note).text, EntryText(note)
 
         def find() -> Found | None:
             entries = self._api.get_entries_for_page(self._notebook, self._page)
@@ -118,9 +118,9 @@ class RecordPage:
 
         self._steps.ensure(
             f"note {fingerprint(note)[:16]}",
-            lambda: self._api.add_text_entry(self._notebook, self._page, entry_text),
+            lambda: self._api.add_text_entry(self._notebook, self._page, content),
             find=find,
-            seconds=call_deadline(len(entry_text.form)),
+            seconds=call_deadline(len(content.form)),
         )
 
 
@@ -140,7 +140,7 @@ class InboxFiles:
         name, title = attachment_name(self._context, ".html"), record_title(self._context)
 
         def keep(*, gallery: bool) -> str:
-            document = whole_document(_summary(self._context, gallery=gallery), title).encode("utf-8")
+            document = whole_document(_summary(self._context, gallery=gallery).html, title).encode("utf-8")
             return self._keep("inbox summary", name, document, SUMMARY_CAPTION)
 
         return _with_previews_if_they_fit(lambda gallery: keep(gallery=gallery))
@@ -167,7 +167,7 @@ def _with_previews_if_they_fit(keep: Callable[[bool], str]) -> str:
         return keep(False)
 
 
-def _summary(context: ExportContext, *, gallery: bool = True, linked: bool = True) -> str:
+def _summary(context: ExportContext, *, gallery: bool = True, linked: bool = True) -> Summary:
     return render_summary(
         context if linked else replace(context, previous_results={}),
         max_bytes=LONGEST_SUMMARY,

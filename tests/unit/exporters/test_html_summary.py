@@ -24,6 +24,10 @@ from nexus_tasks.exporters.written_text import visible, without_white_space
 PLENTY = 1_000_000
 
 
+def html_of(context: ExportContext, *, max_bytes: int, gallery: bool = False, files_root: Path | None = None) -> str:
+    return render_summary(context, max_bytes=max_bytes, gallery=gallery, files_root=files_root).html
+
+
 @pytest.fixture
 def linked(context: ExportContext) -> ExportContext:
     result = ExportResult(success=True, destination_name="cdcs", record_url="https://cdcs.example.com/data?a=1&id=123")
@@ -39,7 +43,7 @@ def pictures(folder: Path, *sizes: int) -> list[Activity]:
 
 
 def test_the_summary_reads_as_nexuslims_shows_it(linked: ExportContext) -> None:
-    assert render_summary(linked, max_bytes=PLENTY) == (
+    assert html_of(linked, max_bytes=PLENTY) == (
         "<h1>NexusLIMS Microscopy Session</h1>\n"
         "\n"
         "<h2>Session Details</h2>\n"
@@ -67,12 +71,12 @@ def test_without_a_cdcs_record_there_is_no_link(linked: ExportContext) -> None:
     ):
         context = replace(linked, previous_results={"cdcs": result})
         assert cdcs_link(context) is None
-        assert "Related Records" not in render_summary(context, max_bytes=PLENTY)
+        assert "Related Records" not in html_of(context, max_bytes=PLENTY)
 
 
 def test_what_comes_from_a_lab_is_escaped(context: ExportContext) -> None:
     evil = "<script>alert('\"')</script>"
-    summary = render_summary(
+    summary = html_of(
         replace(
             context,
             session_identifier=evil,
@@ -87,15 +91,15 @@ def test_what_comes_from_a_lab_is_escaped(context: ExportContext) -> None:
 
 
 def test_files_are_listed_by_activity_below_their_root(context: ExportContext) -> None:
-    summary = render_summary(context, max_bytes=PLENTY, files_root=Path("/data"))
+    summary = html_of(context, max_bytes=PLENTY, files_root=Path("/data"))
     assert "<h3>Activity 1 (2 files)</h3>" in summary
     assert "<li>Titan/a.dm3</li>" in summary
-    assert "<li>a.dm3</li>" in render_summary(context, max_bytes=PLENTY, files_root=Path("/other"))
+    assert "<li>a.dm3</li>" in html_of(context, max_bytes=PLENTY, files_root=Path("/other"))
 
 
 def test_a_long_list_of_files_is_cut_with_a_word(context: ExportContext) -> None:
     many = [Activity(tuple(Path(f"{number}.dm3") for number in range(1000)), (None,) * 1000)] * 2
-    summary = render_summary(replace(context, activities=many), max_bytes=10_000)
+    summary = html_of(replace(context, activities=many), max_bytes=10_000)
     assert len(summary.encode()) <= 10_000
     listed = summary.count(".dm3</li>")
     assert f"<p>{2000 - listed} more files not listed here" in summary
@@ -103,10 +107,10 @@ def test_a_long_list_of_files_is_cut_with_a_word(context: ExportContext) -> None
 
 def test_the_largest_previews_that_fit_are_shown_in_their_order(context: ExportContext, tmp_path: Path) -> None:
     activities = pictures(tmp_path, 3000, 90_000, 6000, 5000)
-    summary = render_summary(replace(context, activities=activities), max_bytes=18_000, gallery=True)
+    summary = html_of(replace(context, activities=activities), max_bytes=18_000, gallery=True)
     assert [f"f{number}.dm3" for number in range(4) if f'alt="f{number}.dm3"' in summary] == ["f2.dm3", "f3.dm3"]
     assert "<p>2 previews left out" in summary
-    summary = render_summary(replace(context, activities=activities), max_bytes=200_000, gallery=True)
+    summary = html_of(replace(context, activities=activities), max_bytes=200_000, gallery=True)
     assert summary.count("<img ") == 4
     assert summary.index('alt="f0') < summary.index('alt="f1') < summary.index('alt="f2')
     assert "left out" not in summary
@@ -115,7 +119,7 @@ def test_the_largest_previews_that_fit_are_shown_in_their_order(context: ExportC
 @pytest.mark.parametrize("budget", [0, 2000, 5000, 10_000, 20_000, 50_000])
 def test_a_page_stays_within_its_size(context: ExportContext, tmp_path: Path, budget: int) -> None:
     wide = replace(context, activities=pictures(tmp_path, *range(500, 6000, 500)))
-    summary = render_summary(wide, max_bytes=budget, gallery=True)
+    summary = html_of(wide, max_bytes=budget, gallery=True)
     assert len(summary.encode()) <= max(budget, 1000)
 
 
@@ -123,7 +127,7 @@ def test_previews_that_cannot_be_shown_are_counted(context: ExportContext, tmp_p
     tif, gone = tmp_path / "a.tif", tmp_path / "gone.png"
     tif.write_bytes(b"x")
     activities = [Activity((Path("a"), Path("b"), Path("c")), (tif, gone, None))]
-    summary = render_summary(replace(context, activities=activities), max_bytes=PLENTY, gallery=True)
+    summary = html_of(replace(context, activities=activities), max_bytes=PLENTY, gallery=True)
     assert "<p>2 previews left out" in summary
 
 
@@ -134,13 +138,13 @@ def test_a_preview_that_cannot_be_read_now_is_not_left_out_for_ever(context: Exp
     for preview in (in_a_circle, folder):  # errors on looking, and on reading
         broken = replace(context, activities=[Activity((Path("a"),), (preview,))])
         with pytest.raises(TransientError, match=rf"^The preview .*{preview.name} cannot be read \("):
-            render_summary(broken, max_bytes=PLENTY, gallery=True)
-        assert "Previews" not in render_summary(broken, max_bytes=PLENTY)
+            html_of(broken, max_bytes=PLENTY, gallery=True)
+        assert "Previews" not in html_of(broken, max_bytes=PLENTY)
 
 
 def test_a_whole_document_is_well_formed(context: ExportContext, tmp_path: Path) -> None:
     wide = replace(context, activities=pictures(tmp_path, 10))
-    document = whole_document(render_summary(wide, max_bytes=PLENTY, gallery=True), "a < b")
+    document = whole_document(html_of(wide, max_bytes=PLENTY, gallery=True), "a < b")
     tree = etree.fromstring(document.encode(), etree.HTMLParser())
     assert tree.findtext("head/title") == "a < b"
     assert len(tree.findall(".//img")) == 1
@@ -166,7 +170,7 @@ def test_characters_that_html_cannot_hold_are_replaced() -> None:
 def test_a_preview_of_a_file_whose_name_is_no_text_is_shown(context: ExportContext, tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(b"x")
     odd = replace(context, activities=[Activity((Path("gr\udcfc.dm3"),), (tmp_path / "p.png",))])
-    summary = render_summary(odd, max_bytes=PLENTY, gallery=True)
+    summary = html_of(odd, max_bytes=PLENTY, gallery=True)
     assert 'alt="gr�.dm3"' in summary
     assert "<li>gr�.dm3</li>" in summary
 
@@ -198,7 +202,7 @@ def readable(text: str) -> str:
 )
 @example(session="a", instrument="b", user="c", files=["f" * 10_000], link="x" * 10_000)
 def test_any_text_is_shown_as_text(
-    context: ExportContext, session: str, instrument: str, user: str | None, files: list[str], link: str
+    context: ExportContext, tmp_path: Path, session: str, instrument: str, user: str | None, files: list[str], link: str
 ) -> None:
     paths = tuple(Path(name) for name in files)
     result = ExportResult(success=True, destination_name="cdcs", record_url=f"https://cdcs.example.org/{link}")
@@ -210,8 +214,18 @@ def test_any_text_is_shown_as_text(
         activities=[Activity(paths, (None,) * len(paths))],
         previous_results={"cdcs": result},
     )
+    previews = [
+        *pictures(tmp_path, 5, 9),
+        Activity((Path(session[:50].replace("\0", "") or "x"),), (tmp_path / "p0.png",)),
+    ]
+    for gallery in (False, True):
+        summary = render_summary(
+            replace(record, activities=[*record.activities, *previews]), max_bytes=PLENTY, gallery=gallery
+        )
+        assert summary.visible == visible(summary.html)
+        assert len(summary.visible.embedded) == (3 if gallery else 0)
     for page, texts in (
-        (render_summary(record, max_bytes=PLENTY), [session, instrument, user or "", *(path.name for path in paths)]),
+        (html_of(record, max_bytes=PLENTY), [session, instrument, user or "", *(path.name for path in paths)]),
         (render_note(record, "0" * 64), [f"https://cdcs.example.org/{link}"]),
     ):
         tree = etree.fromstring(f"<div>{page}</div>")  # as strict as XML
@@ -220,6 +234,6 @@ def test_any_text_is_shown_as_text(
         shown = visible(page).text
         for text in texts:
             assert readable(text) in shown
-    assert readable(identifying_text(record)) in visible(render_summary(record, max_bytes=PLENTY)).text
+    assert readable(identifying_text(record)) in visible(html_of(record, max_bytes=PLENTY)).text
     document = etree.fromstring(whole_document(page, session).encode(), etree.HTMLParser())
     assert readable(str(document.findtext("head/title") or "")) == readable(session)

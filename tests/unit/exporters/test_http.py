@@ -366,6 +366,17 @@ def test_files_are_sent_whole_at_every_try(server: FakeServer, session: ServiceS
     assert all(b"<r/>" in received.body for received in server.received)
 
 
+def test_a_large_file_is_sent_whole_at_every_try(server: FakeServer, session: ServiceSession) -> None:
+    statuses, content = iter([503, 201]), bytes(range(256)) * 10_000
+    server.answer = lambda _: Reply(next(statuses))
+    for _ in range(2):
+        session.call("POST", "uploads", files={"file": ("r.xml", content, "application/xml")})
+    for received in server.received:
+        assert content in received.body
+        assert int(received.headers["content-length"]) == len(received.body)
+        assert "transfer-encoding" not in received.headers
+
+
 def test_received_bodies_are_limited(
     server: FakeServer, session: ServiceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

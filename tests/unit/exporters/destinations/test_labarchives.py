@@ -557,7 +557,10 @@ def test_a_check_says_what_to_mend(
 
 def test_a_wrong_clock_is_named_before_the_key_is_doubted(server: FakeServer, answers: dict[str, Reply]) -> None:
     body = b"<error><error-code>4504</error-code></error>"
-    head = f"HTTP/1.1 401 No\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "HTTP/1.1 401 No\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"  # as the server does after it
+    )
 
     def answer_from_the_past(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(head.encode() + body)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nexus_tasks.exporters.base import ConfigurationError, ExportContext, PermanentError, TransientError
-from nexus_tasks.exporters.cdcs.api import CdcsApi
+from nexus_tasks.exporters.cdcs.api import CdcsApi, NewRecord
 from nexus_tasks.exporters.checkup import check_up
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.title import record_title
@@ -125,7 +125,7 @@ def test_what_cdcs_itself_refuses_is_permanent_too(
     api = CdcsApi(server.url, CURATOR.token, ShortMemory())
     template, workspace = api.current_template(TEMPLATE_TITLE), str(api.workspace(PUBLIC)["id"])
     with pytest.raises(PermanentError, match="refused the record"):
-        api.create("refused", content.decode(), template, workspace)
+        api.create(NewRecord("refused", content.decode(), template, workspace))
     assert curator.records("refused") == []
 
 

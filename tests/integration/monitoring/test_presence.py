@@ -132,7 +132,7 @@ def test_a_database_that_is_away_disturbs_no_worker(
     monkeypatch.setenv("NX_DATABASE_URL", f"postgresql://nexus:s3cret@127.0.0.1:{closed_port}/nexus")
     get_settings.cache_clear()
     calls: list[float] = []
-    now = time.monotonic()
+    now = float(int(time.monotonic()))  # whole, so that steps add up exactly
     monkeypatch.setattr("nexus_tasks.monitoring.presence.time.monotonic", lambda: now)
     with caplog.at_level(logging.WARNING):
         for _ in range(60):  # half an hour

@@ -4,6 +4,7 @@ Byte for byte what `urllib.parse.urlencode` and requests make, which look at eve
 holds hundreds of kilobytes of pictures.
 """
 
+import codecs
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from urllib3.filepost import choose_boundary
 FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
 _IN_ONE_PIECE = 1_000_000  # bytes up to which copying is quicker than sending part by part
-_PIECE = 1_000_000  # characters of a long text that are escaped at once
+_PIECE = 1_000_000  # bytes of a long text that are escaped at once
 
 _UNQUOTED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 _PLAIN_PATH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
@@ -43,13 +44,18 @@ class Body:
         return b"".join(self.parts) if len(self) <= _IN_ONE_PIECE else self.parts
 
 
-def json_body(document: Any, **text: str) -> Body:
-    """A JSON document; raises `ValueError` for what JSON has no number for. `text` is one more value of it, long."""
+def json_body(document: Any, **text: bytes) -> Body:
+    """A JSON document; raises `ValueError` for what JSON has no number for.
+
+    `text` is one more value of it, a long one, in UTF-8. Raises `UnicodeDecodeError`.
+    """
     content = json.dumps(document, allow_nan=False)
     if not text:
         return Body((content.encode("utf-8"),), _JSON)
     ((name, value),) = text.items()
-    pieces = (value[start : start + _PIECE] for start in range(0, len(value), _PIECE))
+    decode = codecs.getincrementaldecoder("utf-8")().decode  # a piece may end inside a character
+    ends = range(_PIECE, len(value) + _PIECE, _PIECE)
+    pieces = (decode(value[end - _PIECE : end], end >= len(value)) for end in ends)
     escaped = tuple(json.dumps(piece)[1:-1].encode("ascii") for piece in pieces)
     begun = content[:-1] + (", " if document else "")
     return Body((f'{begun}{json.dumps(name)}: "'.encode(), *escaped, b'"}'), _JSON)

@@ -1,5 +1,7 @@
 """Reads the record document that a destination sends; called by the destinations, once per export."""
 
+from contextlib import suppress
+
 from nexus_tasks.exporters.base import ExportContext, PermanentError, TransientError
 
 
@@ -15,12 +17,12 @@ def read_record(context: ExportContext) -> bytes:
     )
 
 
-def read_record_text(context: ExportContext) -> str:
-    """The document as text; raises `TransientError` when it cannot be read, `PermanentError` when it is not UTF-8."""
-    try:
-        return read_record(context).decode("utf-8")
-    except UnicodeDecodeError:
-        pass
+def read_utf8_record(context: ExportContext) -> bytes:
+    """The document; raises `TransientError` when it cannot be read, `PermanentError` when it is not UTF-8."""
+    document = read_record(context)
+    with suppress(UnicodeDecodeError):
+        document.decode("utf-8")
+        return document
     raise PermanentError(
         f"The record of session {context.session_identifier} is not UTF-8: {context.xml_file_path}. "
         "Build the session again, and retry."

@@ -114,7 +114,7 @@ class Steps:
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """SHA-256 of what is sent, of one part the same as of its bytes."""
+    """SHA-256 of what is sent, of one part the same as of its bytes; one that is bytes is not copied."""
     return hashlib.sha256(
         b"\0".join(part.encode("utf-8", errors="surrogatepass") if isinstance(part, str) else part for part in parts)
     ).hexdigest()

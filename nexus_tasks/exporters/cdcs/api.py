@@ -65,7 +65,7 @@ class Template:
 class NewRecord:
     """A record as it is sent to be made, encoded once under each name that its document's field may have."""
 
-    def __init__(self, title: str, xml: str, template: str, workspace: str | None) -> None:
+    def __init__(self, title: str, xml: bytes, template: str, workspace: str | None) -> None:
         self._values = {"title": title, "template": template, "workspace": workspace}
         self._xml = xml
         self._encoded: tuple[str, Body] | None = None
@@ -104,7 +104,7 @@ class CdcsApi:
             raise _refusal(answer)
         return _made_id(answer, "record")
 
-    def change(self, record_id: str, title: str, xml: str) -> None:
+    def change(self, record_id: str, title: str, xml: bytes) -> None:
         """Put another content in place; raises `GoneError` for a record that was deleted."""
         path = f"rest/data/{record_id}/"
         answer = self._session.call("PATCH", path, data=json_body({"title": title}, **{self._field: xml}))

@@ -17,7 +17,7 @@ from nexus_tasks.exporters.cdcs.checks import checks_of
 from nexus_tasks.exporters.cdcs.ownership import WantedRecord, content_of, our_record
 from nexus_tasks.exporters.cdcs.schema import Schema, schema_of
 from nexus_tasks.exporters.http import call_deadline
-from nexus_tasks.exporters.record_file import read_record_text
+from nexus_tasks.exporters.record_file import read_utf8_record
 from nexus_tasks.exporters.required_settings import value_of
 from nexus_tasks.exporters.short_memory import ShortMemory
 from nexus_tasks.exporters.steps import Found, Held, Steps, fingerprint
@@ -46,7 +46,7 @@ class CdcsExporter:
     def export(self, context: ExportContext) -> ExportResult:
         """See `ExportDestination.export`."""
         settings, api = get_settings(), self._api()
-        wanted, steps = WantedRecord(context, read_record_text(context)), Steps(context.checkpoint, "record")
+        wanted, steps = WantedRecord(context, read_utf8_record(context)), Steps(context.checkpoint, "record")
         held = self._record(api, steps, wanted)
         user = (context.user or "").strip()
         owner = fingerprint(held.identifier, user)
@@ -92,9 +92,9 @@ class CdcsExporter:
 
     def _make_record(self, api: CdcsApi, steps: Steps, wanted: WantedRecord) -> Held:
         errors, seconds = None, None
-        new_record = cache(lambda: NewRecord(wanted.title, wanted.xml, self._template(api), self._workspace(api)))
+        new_record = cache(lambda: NewRecord(wanted.title, wanted.document, self._template(api), self._workspace(api)))
         if steps.checkpoint.get("record") is None:  # ask before anything counts as begun
-            errors = self._errors_in(api, wanted.xml)
+            errors = self._errors_in(api, wanted.document)
             seconds = call_deadline(len(new_record().body()))
 
         def make() -> str:
@@ -116,7 +116,7 @@ class CdcsExporter:
         if holds == wanted.content:  # the answer to an earlier change was lost
             steps.checkpoint.wrote("record", holds)
             return
-        self._refuse_invalid_change(api, there, wanted.xml)
+        self._refuse_invalid_change(api, there, wanted.document)
         if held.content is not None and holds not in held.content:
             logger.warning(
                 "Record %s was changed in CDCS by somebody else: the record of session %s as it is built now takes its "
@@ -125,7 +125,7 @@ class CdcsExporter:
                 wanted.context.session_identifier,
             )
         steps.begin_update("record", f"{holds} {wanted.content}")  # either, until the answer is there
-        api.change(held.identifier, wanted.title, wanted.xml)
+        api.change(held.identifier, wanted.title, wanted.document)
         steps.end_update("record", wanted.content)
 
     # --- what CDCS holds
@@ -161,7 +161,7 @@ class CdcsExporter:
 
     # --- validation
 
-    def _errors_in(self, api: CdcsApi, xml: str, template_id: str | None = None) -> str | None:
+    def _errors_in(self, api: CdcsApi, xml: bytes, template_id: str | None = None) -> str | None:
         """What a template's schema, by default the current one's, says against a document; None if it is valid."""
         schema = self._schema(api, template_id or self._template(api))
         errors = None if schema is None else schema.errors_in(xml)
@@ -170,7 +170,7 @@ class CdcsExporter:
             return self._errors_in(api, xml, self._template(api))
         return errors
 
-    def _refuse_invalid_change(self, api: CdcsApi, there: Record, xml: str) -> None:
+    def _refuse_invalid_change(self, api: CdcsApi, there: Record, xml: bytes) -> None:
         errors = self._errors_in(api, xml)
         if errors is None:
             return

@@ -31,17 +31,22 @@ class WantedRecord:
     """
 
     context: ExportContext
-    xml: str
+    document: bytes  # UTF-8
+
+    @property
+    def xml(self) -> str:
+        """The document as text."""
+        return self.document.decode("utf-8")
 
     @cached_property
     def title(self) -> str:
         """Its title."""
         return record_title(self.context)
 
-    @property
+    @cached_property
     def content(self) -> str:
         """See `content_of`."""
-        return content_of(self.title, self.xml)
+        return content_of(self.title, self.document)
 
     def titles(self, known: str | None) -> Sequence[str]:
         """What it may be called: as it shall be, as it was when it was sent, and as NexusLIMS calls it."""
@@ -91,7 +96,7 @@ def our_record(api: CdcsApi, held: Held, wanted: WantedRecord) -> Record:
     raise NotOursError(f"Record {held.identifier} in CDCS is another session's", "CDCS", "NX_CDCS_URL")
 
 
-def content_of(title: str, xml: str) -> str:
+def content_of(title: str, xml: str | bytes) -> str:
     """What a checkpoint keeps of a record: its title, by which it can be found, and the fingerprint of its document."""
     return f"{title} {fingerprint(xml)}"
 

@@ -12,6 +12,7 @@ from lxml import etree
 from nexus_tasks.xsd import CompiledSchema, UnusableSchemaError, Violation, closed_parser
 
 MOST_ERRORS = 3  # of one document, in a message
+LARGE = 1_000_000  # bytes of a document of which no tree is made when it is valid
 LONGEST_ERROR = 200  # characters
 KEPT_SCHEMAS = 4  # texts; the current version of the template, and older ones that records still belong to
 
@@ -34,12 +35,14 @@ class Schema:
                 self.defect,
             )
 
-    def errors_in(self, xml: str) -> str | None:
+    def errors_in(self, xml: bytes) -> str | None:
         """What is wrong with a document, by line, in a few words; None if it is valid or cannot be judged here."""
         if self.defect is not None:
             return None
+        if len(xml) > LARGE and self._schema.accepts(xml):
+            return None
         try:
-            root = etree.fromstring(xml.encode("utf-8"), closed_parser(remove_blank_text=True))
+            root = etree.fromstring(xml, closed_parser(remove_blank_text=True))
         except etree.XMLSyntaxError as error:
             return _listed([Violation(error.lineno or 1, error.msg)])
         if root.getroottree().docinfo.internalDTD is not None:

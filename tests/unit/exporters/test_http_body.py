@@ -78,13 +78,19 @@ def test_json_is_that_of_requests() -> None:
 def test_a_long_text_in_json_is_that_of_requests(text: str) -> None:
     for document in ({}, {"title": "t", "workspace": None}):
         theirs = prepared(json=document | {"xml_content": text}).body
-        assert b"".join(json_body(document, xml_content=text).parts) == theirs
+        assert b"".join(json_body(document, xml_content=text.encode()).parts) == theirs
+
+
+def test_what_is_not_utf_8_is_no_text() -> None:
+    for content in (b"\xff", b"a\xc3"):
+        with pytest.raises(UnicodeDecodeError):
+            json_body({}, a=content)
 
 
 def test_a_large_body_is_sent_in_its_parts() -> None:
     file = b"x" * 3_000_000
     assert any(part is file for part in multipart_body({}, {"file": ("r.xml", file, "application/xml")}).sent())
-    small = json_body({}, a="b")
+    small = json_body({}, a=b"b")
     assert isinstance(small.sent(), bytes)
     assert len(small) == len(small.sent())
 

@@ -11,14 +11,6 @@ from typing import Any
 
 from lxml import etree
 
-_CLOSED: dict[str, Any] = {
-    "resolve_entities": False,
-    "load_dtd": False,
-    "dtd_validation": False,
-    "no_network": True,
-    "huge_tree": False,
-}
-
 
 class UnusableSchemaError(Exception):
     """A schema cannot be used; the message says why, in a few words."""
@@ -66,14 +58,17 @@ class CompiledSchema:
         """Whether a document is valid, read as it comes, in a memory that does not grow with it.
 
         For a large one, of which a tree takes ten times its size; what is wrong with it, `violations` says. A document
-        with a type declaration, or in UTF-16, is not accepted.
+        with a type declaration is not accepted.
         """
-        if b"<!DOCTYPE" in document or b"\0" in document:
-            return False
-        # With `resolve_entities=False` and a schema, lxml does not tell that a document is cut off. Without a type
-        # declaration there are no entities.
-        closed = _CLOSED | {"resolve_entities": "internal"}
-        reader = etree.iterparse(BytesIO(document), schema=self._schema, **closed)
+        reader = etree.iterparse(
+            BytesIO(document),
+            schema=self._schema,
+            resolve_entities=False,
+            load_dtd=False,
+            dtd_validation=False,
+            no_network=True,
+            huge_tree=False,
+        )
         ended = None
         try:
             for _, ended in reader:
@@ -85,12 +80,21 @@ class CompiledSchema:
                         parent.remove(before)
         except etree.XMLSyntaxError:
             return False
-        return ended is not None and ended is reader.root
+        if ended is None or ended is not reader.root:  # lxml does not tell that a document is cut off
+            return False
+        return ended.getroottree().docinfo.internalDTD is None
 
 
 def closed_parser(*, remove_blank_text: bool = False) -> etree.XMLParser:
     """A parser for one document: parsers keep state, and are not shared between threads."""
-    return etree.XMLParser(remove_blank_text=remove_blank_text, **_CLOSED)
+    return etree.XMLParser(
+        resolve_entities=False,
+        load_dtd=False,
+        dtd_validation=False,
+        no_network=True,
+        huge_tree=False,
+        remove_blank_text=remove_blank_text,
+    )
 
 
 class _Others(etree.Resolver):

@@ -125,7 +125,7 @@ def test_what_cdcs_itself_refuses_is_permanent_too(
     api = CdcsApi(server.url, CURATOR.token, ShortMemory())
     template, workspace = api.current_template(TEMPLATE_TITLE), str(api.workspace(PUBLIC)["id"])
     with pytest.raises(PermanentError, match="refused the record"):
-        api.create(NewRecord("refused", content.decode(), template, workspace))
+        api.create(NewRecord("refused", content, template, workspace))
     assert curator.records("refused") == []
 
 

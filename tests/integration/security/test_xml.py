@@ -15,7 +15,7 @@ from nexus_tasks.builder.schema import InvalidRecordError, RecordSchema, parse_r
 from nexus_tasks.exporters.cdcs import ownership
 from nexus_tasks.exporters.cdcs import schema as cdcs_schema
 from nexus_tasks.exporters.labarchives import api as labarchives_api
-from nexus_tasks.xsd import UnusableSchemaError
+from nexus_tasks.xsd import CompiledSchema, UnusableSchemaError
 
 PACKAGE = Path(nexus_tasks.__file__).parent
 PARSING = {"parse", "fromstring", "XML", "fromstringlist", "iterparse", "XMLID", "parseid"}
@@ -24,6 +24,12 @@ LIMITED = {"exporters/labarchives/api.py": "huge_tree"}  # texts may be long the
 SECRET = "nobody-may-read-this"
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 BILLION_LAUGHS = f'<!DOCTYPE Experiment [<!ENTITY l0 "haha">{LAUGHS}]><Experiment a="&l9;"><id>&l9;</id></Experiment>'
+
+
+ANYTHING = CompiledSchema(
+    b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema"><xs:element name="a"/><xs:element name="Experiment"/>'
+    b"</xs:schema>"
+)
 
 
 class Visited(HTTPServer):
@@ -62,7 +68,8 @@ PARSERS: dict[str, Callable[[str], object]] = {
         Path(nexus_tasks.__file__).parent / "builder/nexus-experiment.xsd"
     ).validate(xml.encode()),
     "a schema from a CDCS": lambda xml: RecordSchema(xml.encode()),
-    "the check before CDCS": lambda xml: cdcs_schema.schema_of(xml).errors_in(xml),
+    "the check before CDCS": lambda xml: cdcs_schema.schema_of(xml).errors_in(xml.encode()),
+    "the check of a large document before CDCS": lambda xml: ANYTHING.accepts(xml.encode()),
     "the look-up in CDCS": ownership.identifiers_in,
     "an answer of LabArchives": labarchives_answer,
     "a microscope file": parse_xml,
@@ -138,7 +145,7 @@ def unsafe(call: ast.Call, called: ast.Attribute, allowed: str | None) -> str | 
     `allowed` is an option that may be on.
     """
     options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if called.attr == "XMLParser":
+    if called.attr in {"XMLParser", "iterparse"}:
         if options.get("resolve_entities") != "False" or options.get("no_network") != "True":
             return "the parser expands entities or uses the network"
         unbounded = {"huge_tree", "load_dtd", "dtd_validation"} & {

@@ -60,10 +60,13 @@ def test_a_long_error_is_cut() -> None:
     assert len(NUMBER.errors_in(f"<number>{'x' * 9_000}</number>".encode()) or "") < 250
 
 
-def test_a_document_cannot_bring_a_schema_of_its_own(tmp_path: Path) -> None:
+def test_a_document_cannot_bring_a_schema_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = xsd('<xs:element name="own" type="xs:string"/>')
     (tmp_path / "own.xsd").write_text(own.replace("<xs:schema", '<xs:schema targetNamespace="urn:own"', 1))
     hint = f'xmlns:xsi="{XSI}" xsi:schemaLocation="urn:own {tmp_path / "own.xsd"}"'
+    assert NUMBER.errors_in(f'<own xmlns="urn:own" {hint}>x</own>'.encode()) is not None
+    assert NUMBER.errors_in(f"<number {hint}>5</number>".encode()) is None
+    monkeypatch.setattr(module, "LARGE", 0)
     assert NUMBER.errors_in(f'<own xmlns="urn:own" {hint}>x</own>'.encode()) is not None
     assert NUMBER.errors_in(f"<number {hint}>5</number>".encode()) is None
     assert NUMBER.errors_in(b'<own xmlns="urn:own">x</own>') is not None
@@ -122,6 +125,8 @@ MANY = "<number>1</number>" * 5000
         f"<numbers>{MANY}</numbers><numbers/>",
         f"<numbers>{MANY}<number>&amp;</number></numbers>",
         f"<numbers>{MANY}<number>&five;</number></numbers>",
+        f"<numbers>{MANY}<number>1</other></numbers>",
+        f"<numbers>{MANY}<number>1<![CDATA[</number></numbers>",
         f"<numbers>{MANY}<other/></numbers>",
         f"<number>{MANY}</number>",
         f"<numbers>{MANY}<number>\0</number></numbers>",
